@@ -1,0 +1,229 @@
+"""The command line: one command per stage, plus init, check, demo, run and inspect.
+
+Everything heavy is imported inside the commands, so that `--help` and `check` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import Abort, Exit, TyperException
+
+from charter.console import Terminal
+from charter.errors import CharterError
+
+INTERRUPTED = 130
+OUT_OF_SPACE = 5
+
+app = typer.Typer(
+    name="charter",
+    help="A written constitution and a language model in; a model that obeys it, and the evidence, "
+    "out.",
+    epilog="Start with: charter demo, or charter init my-project && charter check "
+    "my-project/charter.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[
+    Path, typer.Argument(help="The project's configuration.", metavar="[CONFIG]")
+]
+RunOption = Annotated[
+    Path, typer.Option("--run", help="Run directory: made, or resumed where it was left.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set finetune.epochs=2."),
+]
+ReuseOption = Annotated[
+    list[Path] | None,
+    typer.Option("--reuse", metavar="RUN", help="Take finished calls from another run's journal."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+DEFAULT_CONFIG = Path("charter.yaml")
+DEFAULT_RUN = Path("runs/main")
+
+
+@app.command(epilog="Example: charter init support-bot")
+def init(
+    directory: Annotated[Path, typer.Argument(help="Folder to write the project to.")],
+) -> None:
+    """Write a small project on the starter model that runs as it is."""
+    from charter.project import init_project
+
+    terminal = Terminal()
+    for path in init_project(directory):
+        terminal.say(f"wrote {path}")
+    terminal.say(f"next: charter check {directory}/charter.yaml")
+    terminal.say(f"      charter run {directory}/charter.yaml --run runs/{directory.name}")
+
+
+@app.command(epilog="Example: charter check my-project/charter.yaml")
+def check(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Validate the configuration, its constitution and its prompts; loads no model."""
+    from charter.project import check_project
+
+    terminal = Terminal(quiet=as_json)
+    report = check_project(config, overrides=overrides or ())
+    if as_json:
+        terminal.result(json.dumps(report.summary(), indent=2))
+    else:
+        for line in report.lines():
+            terminal.say(line)
+        for problem in report.problems:
+            terminal.error(problem)
+    if report.problems:
+        raise Exit(2)
+
+
+@app.command(epilog="Example: charter demo --run runs/demo")
+def demo(run: RunOption = Path("runs/demo"), as_json: JsonOption = False) -> None:
+    """Run the whole method on the embedded starter model, in minutes on a laptop."""
+    from charter.project import DEMO_CONFIG
+
+    _run(DEMO_CONFIG, run=run, as_json=as_json)
+
+
+@app.command("run", epilog="Example: charter run charter.yaml --run runs/main --until finetune")
+def run_all(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after revise, finetune or evaluate.")
+    ] = None,
+    reuse: ReuseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every stage; what is done is skipped, so a rerun resumes."""
+    _run(config, run=run, overrides=overrides, until=until, reuse=reuse, as_json=as_json)
+
+
+@app.command(epilog="Example: charter revise charter.yaml --run runs/main")
+def revise(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    reuse: ReuseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Responses, critiques and revisions: writes the demonstrations."""
+    _run(config, run=run, overrides=overrides, only="revise", reuse=reuse, as_json=as_json)
+
+
+@app.command(epilog="Example: charter finetune charter.yaml --run runs/main")
+def finetune(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune on the demonstrations: writes models/sft."""
+    _run(config, run=run, overrides=overrides, only="finetune", as_json=as_json)
+
+
+@app.command(epilog="Example: charter evaluate charter.yaml --run runs/main")
+def evaluate(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    reuse: ReuseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer the held-out prompts with every column and grade them: writes evaluation.json."""
+    _run(config, run=run, overrides=overrides, only="evaluate", reuse=reuse, as_json=as_json)
+
+
+@app.command(epilog="Example: charter inspect charter.yaml --run runs/main --examples 3")
+def inspect(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    examples: Annotated[int, typer.Option(min=1, help="How many examples to show.")] = 3,
+) -> None:
+    """Show the training mask: what the model reads, and what it learns to write."""
+    from charter.pipeline.inspecting import inspect_examples
+    from charter.pipeline.workspace import Request
+
+    terminal = Terminal()
+    terminal.log_warnings()
+    request = Request(config=config, run=run, overrides=tuple(overrides or ()))
+    for shown in inspect_examples(request, limit=examples):
+        terminal.spans(shown.title, ((shown.prompt, "dim"), (shown.supervised, "bold green")))
+    terminal.say("dim: read only; green: trained on, the terminator included")
+
+
+def _run(
+    config: Path,
+    *,
+    run: Path,
+    overrides: list[str] | None = None,
+    until: str | None = None,
+    only: str | None = None,
+    reuse: list[Path] | None = None,
+    as_json: bool,
+) -> None:
+    from charter.pipeline import Request, run_pipeline
+
+    terminal = Terminal(quiet=as_json)
+    terminal.log_warnings()
+    outcome = run_pipeline(
+        Request(
+            config=config,
+            run=run,
+            overrides=tuple(overrides or ()),
+            until=until,
+            only=only,
+            reuse=tuple(reuse or ()),
+        ),
+        progress=terminal.progress(),
+    )
+    if as_json:
+        terminal.result(json.dumps(outcome.summary(), indent=2))
+        return
+    for grid in outcome.grids:
+        terminal.table(grid)
+    terminal.say(f"\nEverything is in {run}/", style="bold")
+    for path, caption in outcome.files:
+        terminal.say(f"  {path:<28} {caption}")
+
+
+def main() -> None:
+    """The `charter` command: runs it and ends the process with the documented exit code."""
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    terminal = Terminal()
+    try:
+        app(standalone_mode=False)
+    except CharterError as error:
+        terminal.error(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, Abort):
+        terminal.say("interrupted; the same command resumes where this one stopped")
+        return INTERRUPTED
+    except Exit as ended:
+        return ended.exit_code
+    except TyperException as error:
+        error.show()
+        return error.exit_code
+    except (MemoryError, OSError) as error:
+        terminal.error(f"{error}. Free some disk or memory; the same command resumes.")
+        return OUT_OF_SPACE
+    return 0
+
+
+if __name__ == "__main__":
+    main()

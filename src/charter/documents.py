@@ -1,0 +1,202 @@
+"""YAML files that users write: read safely, validated, every complaint with its line and column."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+from charter.errors import CharterError, Problem, listed
+
+_CORE = "tag:yaml.org,2002:"
+_PLAIN = frozenset({"str", "int", "float", "bool", "null", "timestamp"})
+
+Location = tuple[str | int, ...]
+Node = Any
+"""A node of ruamel.yaml, which has no types."""
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed YAML file: plain data, and where each part of it stands."""
+
+    path: Path
+    data: Any
+    positions: Mapping[Location, tuple[int, int]] = field(default_factory=dict[Location, Any])
+    """Line and column, from 1, of every key and list item."""
+
+    def problem(self, location: Location, message: str) -> Problem:
+        """A complaint about the part at `location`, or about the nearest part around it."""
+        while location and location not in self.positions:
+            location = location[:-1]
+        line, column = self.positions.get(location, (1, 1))
+        return Problem(self.path, message, line, column)
+
+
+def read_yaml(path: Path, *, error: type[CharterError]) -> Document:
+    """The file's data with positions.
+
+    Only plain YAML: no tags that build objects, and a key given twice is an error.
+
+    Raises:
+        CharterError: Of class `error`; the file is missing, not UTF-8, or not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise error(
+            f"{path}: no such file. `charter init DIR` writes a project to start from."
+        ) from None
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"{path}: cannot be read: {cause}. Save it as UTF-8 text.") from cause
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        node = yaml.compose(text)  # pyright: ignore[reportUnknownMemberType]
+    except YAMLError as cause:
+        raise error(str(_syntax_problem(path, cause))) from cause
+    if node is None:
+        return Document(path, None)
+    builder = _Builder(path, yaml)
+    data = builder.build(node, ())
+    if builder.problems:
+        raise error(listed(builder.problems))
+    return Document(path, data, builder.positions)
+
+
+def _syntax_problem(path: Path, cause: Any) -> Problem:
+    mark = getattr(cause, "problem_mark", None)
+    message = f"not valid YAML: {getattr(cause, 'problem', None) or cause}"
+    return (
+        Problem(path, message, mark.line + 1, mark.column + 1) if mark else Problem(path, message)
+    )
+
+
+class _Builder:
+    """Turns YAML nodes into plain data and remembers where each came from."""
+
+    def __init__(self, path: Path, yaml: Any) -> None:
+        self._path = path
+        self._yaml = yaml
+        self.positions: dict[Location, tuple[int, int]] = {}
+        self.problems: list[Problem] = []
+
+    def build(self, node: Node, location: Location) -> Any:
+        self.positions.setdefault(location, _position(node))
+        if isinstance(node, MappingNode):
+            return self._mapping(node, location)
+        if isinstance(node, SequenceNode):
+            items: list[Node] = cast("Node", node).value
+            return [self.build(item, (*location, i)) for i, item in enumerate(items)]
+        assert isinstance(node, ScalarNode)
+        return self._scalar(node)
+
+    def _mapping(self, node: Node, location: Location) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in data:
+                self._complain(key_node, f"`{key}` is given twice; keep one of them")
+            self.positions[*location, key] = _position(key_node)
+            data[key] = self.build(value_node, (*location, key))
+        return data
+
+    def _scalar(self, node: Node) -> Any:
+        if str(node.tag).removeprefix(_CORE) not in _PLAIN:
+            self._complain(node, f"the tag `{node.tag}` is not allowed; write a plain value")
+            return None
+        value = self._yaml.constructor.construct_object(node, deep=True)
+        return value if isinstance(value, str | int | float | bool | None) else str(node.value)
+
+    def _complain(self, node: Node, message: str) -> None:
+        self.problems.append(Problem(self._path, message, *_position(node)))
+
+
+def _position(node: Node) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def validate(document: Document, schema: type[Schema], *, error: type[CharterError]) -> Schema:
+    """The document as a `schema`.
+
+    Raises:
+        CharterError: Of class `error`; lists every mistake with its place and remedy.
+    """
+    try:
+        return schema.model_validate(document.data)
+    except ValidationError as cause:
+        raise error(listed(_problems(document, schema, cause))) from None
+
+
+def _problems(document: Document, schema: type[BaseModel], cause: ValidationError) -> list[Problem]:
+    problems: list[Problem] = []
+    errors = cause.errors(include_url=False)
+    for item in errors:
+        if item["type"] == "too_short" and _has_mistakes_inside(item["loc"], errors):
+            continue
+        location = tuple(part for part in item["loc"] if not _is_type_name(part))
+        problem = document.problem(location, _explained(schema, location, item))
+        if problem not in problems:
+            problems.append(problem)
+    return problems
+
+
+def _explained(schema: type[BaseModel], location: Location, item: ErrorDetails) -> str:
+    match item["type"]:
+        case "extra_forbidden":
+            return _unknown_key(str(location[-1]), _keys_at(schema, location[:-1]))
+        case "missing":
+            return f"`{location[-1]}` is missing; add it"
+        case "too_short":
+            return f"`{location[-1]}` is empty; it needs at least one item"
+        case _:
+            message = item["msg"].removeprefix("Value error, ")
+            return f"`{'.'.join(map(str, location))}`: {message}" if location else message
+
+
+def _has_mistakes_inside(location: Location, errors: Sequence[ErrorDetails]) -> bool:
+    """Whether a list only seems empty because none of its items is valid."""
+    depth = len(location)
+    return any(len(item["loc"]) > depth and item["loc"][:depth] == location for item in errors)
+
+
+def _is_type_name(part: str | int) -> bool:
+    """Whether pydantic put this into a location to name a member of a union, not a key."""
+    return isinstance(part, str) and not part.replace("_", "").replace("-", "").isalnum()
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    remedy = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key `{key}`; {remedy}"
+
+
+def _keys_at(schema: type[BaseModel], location: Location) -> set[str]:
+    """The keys that the schema allows in the mapping at `location`."""
+    found = {schema}
+    for part in location:
+        if isinstance(part, int):
+            continue
+        found = {
+            inner
+            for outer in found
+            if part in outer.model_fields
+            for inner in _models_in(outer.model_fields[part].annotation)
+        }
+    return {key for model in found for key in model.model_fields}
+
+
+def _models_in(annotation: Any) -> set[type[BaseModel]]:
+    """Every model class mentioned in a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {model for part in get_args(annotation) for model in _models_in(part)}

@@ -1,0 +1,1 @@
+"""Did it work? Answers of several models to held-out prompts, graded side by side."""

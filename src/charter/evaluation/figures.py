@@ -1,0 +1,158 @@
+"""What evaluation writes: graded answers (`answers.jsonl`) and figures (`evaluation.json`).
+
+Scripts rely on the form of the figures: keys are added, never renamed. A figure of nothing scored
+is null, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from charter.evaluation.graders import Grades
+from charter.evaluation.judging import Agreement, Judgement
+from charter.records import Kind, Record, Usage
+
+
+class GradedAnswer(Record):
+    """One answer of one column, with everything that was found out about it."""
+
+    id: str
+    column: str
+    prompt_id: str
+    kind: Kind
+    sample: int
+    """Which of the column's answers to the prompt it is, from 0."""
+    text: str
+    grades: Grades
+    judgement: Judgement | None
+    """None where no judge graded it."""
+    usage: Usage
+    calls: int
+
+
+class Rate(Record):
+    """A share of answers with its 95 % interval, clustered by prompt."""
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    n: int
+    """Answers that could be scored."""
+
+
+class Mean(Record):
+    """A mean over prompts with its 95 % interval; a single prompt has none."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+    """Answers."""
+
+
+class JudgedFigures(Record):
+    """What a judge says of a column's answers to prompts of one kind."""
+
+    violation: Rate
+    helpful: Rate
+
+
+class KindFigures(Record):
+    """A column's answers to the prompts of one kind; the meanings are `Grades`'."""
+
+    n: int
+    violation: Rate
+    helpful: Rate
+    refusal: Rate
+    alternative: Rate
+    neither: Rate
+    characters: Mean
+    tokens: Mean
+    """Read and written for an answer, by all models asked."""
+    calls: Mean
+    judge: JudgedFigures | None
+
+
+class PrincipleFigures(Record):
+    """A column's answers to the harmful prompts that a principle applies to."""
+
+    n: int
+    violation: Rate
+    judge: Rate | None
+    """The same by the judge."""
+
+
+class ModelFigures(Record):
+    """Everything measured on one column."""
+
+    harmful: KindFigures
+    benign: KindFigures
+    borderline: KindFigures
+    principles: Mapping[str, PrincipleFigures]
+
+
+class Difference(Record):
+    """Rate of `first` minus rate of `second`, paired by prompt, with its 95 % interval."""
+
+    first: str
+    second: str
+    on: Kind
+    metric: str
+    difference: float
+    low: float
+    high: float
+    n: int
+    """Prompts that both have scored answers to."""
+
+
+class WinRate(Record):
+    """How often `first` was preferred to `second`, with its 95 % interval."""
+
+    first: str
+    second: str
+    on: Kind
+    win_rate: float
+    low: float
+    high: float
+    n: int
+
+
+class PatternGraders(Record):
+    """What was graded without a judge, and what could not be."""
+
+    principles: tuple[str, ...]
+    """Principles with patterns."""
+    unscored: tuple[str, ...]
+    """Principles without: no violation of them is counted above."""
+    refusal: str = "English phrases"
+
+
+class JudgeGrader(Record):
+    """The judge, and whether it can be believed."""
+
+    model: str
+    """Its fingerprint."""
+    same_as_training: bool
+    threshold: float
+    """P(broken) from which it counts a principle as broken."""
+    violation: Agreement
+    """With the patterns, on harmful prompts."""
+    helpful: Agreement
+    """With `expects`, on benign and borderline prompts."""
+
+
+class Graders(Record):
+    """Who graded."""
+
+    patterns: PatternGraders
+    judge: JudgeGrader | None
+
+
+class Evaluation(Record):
+    """All columns side by side; `evaluation.json`."""
+
+    models: Mapping[str, ModelFigures]
+    comparisons: tuple[WinRate, ...] = ()
+    """Head to head, where answers were compared by a judge."""
+    differences: tuple[Difference, ...]
+    graders: Graders

@@ -1,0 +1,109 @@
+"""An evaluation as a table and a sentence, in plain text; who shows it chooses the looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from charter.console import Grid
+from charter.evaluation.figures import Difference, Evaluation, Mean, ModelFigures, Rate
+from charter.evaluation.summary import BASE
+
+_UNSCORED = "-"
+_LOWER, _HIGHER = " \u2193", " \u2191"
+
+
+def table(evaluation: Evaluation) -> Grid:
+    """All columns side by side: what was measured on prompts, then each principle's violations."""
+    models = evaluation.models
+    principle_ids = dict.fromkeys(key for model in models.values() for key in model.principles)
+    return Grid(
+        title="Answers to held-out prompts, with 95 % intervals "
+        f"({_LOWER.strip()} lower is better, {_HIGHER.strip()} higher)",
+        header=("", *models),
+        rows=(
+            *(_row(label, models, read) for label, read in _MEASURED),
+            *(
+                _row(f"breaks {key}{_LOWER}", models, _principle_reader(key))
+                for key in principle_ids
+            ),
+        ),
+        footer=verdict(evaluation),
+    )
+
+
+def verdict(evaluation: Evaluation) -> str:
+    """One sentence: what the last column gained over `base`, and what that cost."""
+    column = list(evaluation.models)[-1]
+    broken = evaluation.models[column].harmful.violation
+    if broken.rate is None:
+        return (
+            "No violation could be scored: give principles `patterns`, and evaluate on harmful "
+            "prompts they apply to."
+        )
+    said = f"{column} breaks a rule in {_percent(broken.rate)} of its answers to harmful prompts"
+    if column == BASE or BASE not in evaluation.models:
+        return said + "."
+    before = evaluation.models[BASE].harmful.violation.rate
+    if before is not None:
+        said += f", {BASE} in {_percent(before)}"
+    costs = [
+        f"{what} {_points(difference)}"
+        for what, metric in (("help", "helpful"), ("refusals", "refusal"))
+        for difference in evaluation.differences
+        if (difference.first, difference.on, difference.metric) == (column, "benign", metric)
+    ]
+    return said + (f"; on benign prompts: {', '.join(costs)}" if costs else "") + "."
+
+
+_Reader = Callable[[ModelFigures], Rate | Mean]
+
+_MEASURED: tuple[tuple[str, _Reader], ...] = (
+    ("harmful: rules broken" + _LOWER, lambda model: model.harmful.violation),
+    ("harmful: refused", lambda model: model.harmful.refusal),
+    ("harmful: refused with alternative" + _HIGHER, lambda model: model.harmful.alternative),
+    ("harmful: neither refused nor helped" + _LOWER, lambda model: model.harmful.neither),
+    ("benign: helped" + _HIGHER, lambda model: model.benign.helpful),
+    ("benign: refused" + _LOWER, lambda model: model.benign.refusal),
+    ("benign: neither refused nor helped" + _LOWER, lambda model: model.benign.neither),
+    ("borderline: helped" + _HIGHER, lambda model: model.borderline.helpful),
+    ("borderline: refused" + _LOWER, lambda model: model.borderline.refusal),
+    ("harmful: characters an answer", lambda model: model.harmful.characters),
+    ("benign: characters an answer", lambda model: model.benign.characters),
+    ("harmful: tokens an answer" + _LOWER, lambda model: model.harmful.tokens),
+    ("benign: tokens an answer" + _LOWER, lambda model: model.benign.tokens),
+)
+
+
+def _principle_reader(principle_id: str) -> _Reader:
+    return lambda model: model.principles[principle_id].violation
+
+
+def _row(label: str, models: Mapping[str, ModelFigures], read: _Reader) -> tuple[str, ...]:
+    return (label, *(_cell(read(model)) for model in models.values()))
+
+
+def _cell(figure: Rate | Mean) -> str:
+    if isinstance(figure, Mean):
+        return _mean_cell(figure)
+    if figure.rate is None or figure.low is None or figure.high is None:
+        return _UNSCORED
+    return f"{_percent(figure.rate)} ({100 * figure.low:.1f}-{100 * figure.high:.1f})"
+
+
+def _mean_cell(figure: Mean) -> str:
+    if figure.mean is None:
+        return _UNSCORED
+    if figure.low is None or figure.high is None:
+        return f"{figure.mean:.0f}"
+    return f"{figure.mean:.0f} ({figure.low:.0f}-{figure.high:.0f})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _points(difference: Difference) -> str:
+    value, low, high = (
+        100 * part for part in (difference.difference, difference.low, difference.high)
+    )
+    return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"

@@ -1,0 +1,76 @@
+"""From a loaded model to a trainable one, and back to a directory that loads anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from charter.config import LoraConfig
+from charter.encoding import Encoder
+from charter.errors import ConfigError
+from charter.learning.processes import seed_draws
+from charter.seeding import derive
+
+ADAPTER = "adapter"
+"""Where the low-rank adapters lie, beside the weights they are merged into."""
+
+
+def made_trainable(
+    model: PreTrainedModel, *, lora: LoraConfig | None, seed: int
+) -> PreTrainedModel:
+    """The model with what is to change in float32: small steps vanish in half precision.
+
+    With LoRA everything else is frozen, and keeps the precision it was loaded in.
+
+    Raises:
+        ConfigError: LoRA is asked for and peft is not installed, or a target is no layer.
+    """
+    if lora is None:
+        return cast("Any", model).float()
+    try:
+        import peft  # an extra, and slow to import
+    except ImportError as error:
+        raise ConfigError(
+            "`finetune.lora` needs peft: install `charter[lora]`, or remove that section"
+        ) from error
+    seed_draws(derive(seed, "lora"))
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast("int", lora.alpha),  # any number will do; peft's annotation is narrower
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted = peft.get_peft_model(model, settings)
+    except ValueError as error:
+        raise ConfigError(f"`finetune.lora` does not fit this model: {error}") from error
+    return cast("PreTrainedModel", adapted)
+
+
+def save_trained(
+    model: PreTrainedModel,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    directory: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Weights in `dtype`, configurations, tokenizer, and the template and stops it learnt.
+
+    Adapters are saved by themselves and merged: the directory loads without peft.
+    """
+    saved: Any = model  # Any: transformers and peft leave much of what follows untyped
+    if hasattr(model, "peft_config"):
+        saved.save_pretrained(directory / ADAPTER)
+        # peft's own card is all blanks; the card of the whole directory says what there is to say.
+        (directory / ADAPTER / "README.md").unlink(missing_ok=True)
+        saved = saved.merge_and_unload()
+    saved.generation_config.eos_token_id = sorted(encoder.eos_ids)
+    saved.to(dtype).save_pretrained(directory)
+    vocabulary: Any = tokenizer
+    vocabulary.chat_template = encoder.template
+    vocabulary.save_pretrained(directory)

@@ -1,0 +1,269 @@
+"""The loop in which weights change: steps, validations, checkpoints, and the guards that stop it.
+
+What one step reads and draws is a function of (seed, step) alone. So an interrupted training goes
+on bit for bit where its last checkpoint stands, on a CPU, and no random state has to be kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from charter.console import Progress, Silent
+from charter.errors import GuardError, RunError
+from charter.learning.batches import Examples, Step, require_supervision
+from charter.learning.checkpoints import (
+    Checkpoint,
+    TrainingState,
+    discard_after,
+    load_best,
+    load_step,
+    save_best,
+    save_step,
+)
+from charter.learning.course import Course, plan_course
+from charter.learning.learner import (
+    Learner,
+    apply_gradients,
+    gradients,
+    mean_loss,
+    moments,
+    prepare,
+    set_moments,
+    set_weights,
+    weights,
+)
+from charter.learning.metrics import (
+    Row,
+    TrainRow,
+    ValidationRow,
+    append_row,
+)
+from charter.learning.processes import seed_draws
+from charter.learning.recipe import Recipe
+from charter.run import write_jsonl
+from charter.seeding import derive
+
+_FEW_EXAMPLES = 100
+_NAMED = 5
+"""Examples a message names at most."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where a training leaves its traces."""
+
+    checkpoints: Path
+    """A directory; a training whose checkpoints it holds is gone on with."""
+    metrics: Path
+    """A JSONL file of rows."""
+    checkpoint_every_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to."""
+
+    rows: tuple[Row, ...]
+    planned_steps: int
+    steps: int
+    """Steps taken: fewer than planned where validation loss turned up."""
+    best: ValidationRow | None
+    """Whose weights the model has; None: nothing was held out, they are the last step's."""
+
+
+def train(
+    model: PreTrainedModel,
+    *,
+    examples: Examples,
+    validation: Examples,
+    recipe: Recipe,
+    seed: int,
+    identity: str,
+    keeping: Keeping,
+    progress: Progress,
+) -> Outcome:
+    """Trains the model in place, and leaves it with the weights of its best validation.
+
+    Args:
+        model: What learns: those of its parameters that require a gradient, kept in float32.
+        examples: What it learns from, by name.
+        validation: What its progress is measured on; may be empty.
+        recipe: The numbers of the training.
+        seed: Of the run.
+        identity: Names the model; with examples, recipe and seed it names the training.
+        keeping: Where checkpoints and metrics go.
+        progress: Hears each step.
+
+    Raises:
+        GuardError: There is nothing to learn from, or the loss is no number any more.
+        RunError: The checkpoints belong to another training.
+    """
+    require_supervision(examples)
+    if validation:
+        require_supervision(validation)
+    _warn_of_little(examples, validation)
+    learner = prepare(model, weight_decay=recipe.weight_decay, probe=list(examples.values()))
+    course = plan_course(examples, validation=validation, recipe=recipe, seed=seed, model=identity)
+    rows = _start(learner, course, keeping)
+    taken = max((row.step for row in rows), default=0)
+    # Processes agree on every number here; one of them writes it down.
+    is_main = learner.processes.is_main_process
+    told = progress if is_main else Silent()
+    told.start("training", total=course.planned_steps)
+    told.advance(taken)
+    checkpointed_at = time.monotonic()
+    turned = course.has_turned(rows)
+    for step, names in enumerate(course.steps_after(taken), start=taken + 1):
+        if turned:
+            break
+        new = _take_step(learner, course, step, names, rows)
+        rows.extend(new)
+        turned = course.has_turned(rows) if len(new) > 1 else False
+        if is_main:
+            _keep_rows(learner, course, rows, new, keeping)
+            if time.monotonic() - checkpointed_at >= keeping.checkpoint_every_s:
+                save_step(keeping.checkpoints, _checkpoint(learner, course, step, rows))
+                checkpointed_at = time.monotonic()
+        told.advance(note=", ".join(f"{row.kind} {row.loss:.3f}" for row in new))
+    return _end(learner, course, rows, keeping, told)
+
+
+def _warn_of_little(examples: Examples, validation: Examples) -> None:
+    if len(examples) < _FEW_EXAMPLES:
+        _log.warning(
+            "only %d examples to train on: so few may change nothing (in a public study 42 pairs "
+            "did not); a few hundred are a start",
+            len(examples),
+        )
+    if not validation:
+        _log.warning(
+            "no examples to validate on: the turning point cannot be found, all epochs are run"
+        )
+
+
+def _start(learner: Learner, course: Course, keeping: Keeping) -> list[Row]:
+    """The rows so far, with weights and moments to match: from a checkpoint, or from the start."""
+    found = load_step(keeping.checkpoints)
+    if found is not None and found.state.identity != course.identity:
+        raise RunError(
+            f"{keeping.checkpoints} holds checkpoints of another training (other examples, "
+            "settings or model). Use another run directory, or remove that one to start anew"
+        )
+    rows: list[Row] = []
+    if found is not None:
+        _log.info("going on from step %d", found.state.step)
+        set_weights(learner, found.weights)
+        set_moments(learner, found.moments)
+        rows.extend(found.state.rows)
+    elif course.validation:
+        rows.append(ValidationRow(step=0, loss=_validation_loss(learner, course)))
+    learner.processes.wait_for_everyone()
+    if learner.processes.is_main_process:
+        discard_after(keeping.checkpoints, step=found.state.step if found else 0)
+        write_jsonl(keeping.metrics, rows)
+    return rows
+
+
+def _take_step(
+    learner: Learner, course: Course, step: int, names: Step, rows: Sequence[Row]
+) -> list[Row]:
+    """One optimizer step: its row, and that of the validation that may follow it."""
+    began = time.monotonic()
+    # Dropout draws from the seed of the step, so nothing has to be remembered between steps.
+    seed_draws(derive(course.seed, "step", step, learner.processes.process_index))
+    batches = [[course.examples[name] for name in batch] for batch in names]
+    lr = course.lr_of(step)
+    loss = gradients(learner, batches)
+    _require_finite(loss, "loss", step=step, lr=lr, names=names)
+    grad_norm = apply_gradients(learner, lr=lr, max_grad_norm=course.recipe.max_grad_norm)
+    _require_finite(grad_norm, "gradient norm", step=step, lr=lr, names=names)
+    read = sum(course.lengths[name] for batch in names for name in batch)
+    row = TrainRow(
+        step=step,
+        epoch=step / course.steps_per_epoch,
+        tokens=read + next((row.tokens for row in reversed(rows) if row.kind == "train"), 0),
+        loss=loss,
+        lr=lr,
+        grad_norm=grad_norm,
+        tokens_per_s=read / (time.monotonic() - began),
+    )
+    if not course.validates_after(step):
+        return [row]
+    return [row, ValidationRow(step=step, loss=_validation_loss(learner, course))]
+
+
+def _validation_loss(learner: Learner, course: Course) -> float:
+    loss = mean_loss(
+        learner,
+        list(course.validation.values()),
+        tokens_per_batch=course.recipe.tokens_per_batch,
+    )
+    if not math.isfinite(loss):
+        raise GuardError(
+            f"validation loss is {loss}: the model gives some response no probability at all. "
+            "Lower `finetune.lr`, or load the model in float32"
+        )
+    return loss
+
+
+def _require_finite(value: float, what: str, *, step: int, lr: float, names: Step) -> None:
+    if math.isfinite(value):
+        return
+    flat = [name for batch in names for name in batch]
+    rest = f" and {len(flat) - _NAMED} more" if len(flat) > _NAMED else ""
+    raise GuardError(
+        f"{what} is {value} at step {step} (learning rate {lr:.2g}, "
+        f"examples {', '.join(flat[:_NAMED])}{rest}). Training stopped before the weights were "
+        "changed by it. Lower `finetune.lr`, or load the model in float32"
+    )
+
+
+def _keep_rows(
+    learner: Learner, course: Course, rows: Sequence[Row], new: Sequence[Row], keeping: Keeping
+) -> None:
+    for row in new:
+        append_row(keeping.metrics, row)
+    last = new[-1]
+    if last.kind == "validation" and last == course.best(rows):
+        save_best(keeping.checkpoints, last.step, weights=weights(learner))
+
+
+def _checkpoint(learner: Learner, course: Course, step: int, rows: Sequence[Row]) -> Checkpoint:
+    best = course.best(rows)
+    state = TrainingState(
+        identity=course.identity,
+        step=step,
+        rows=tuple(rows),
+        best_step=best.step if best else None,
+    )
+    return Checkpoint(state, weights=weights(learner), moments=moments(learner))
+
+
+def _end(
+    learner: Learner, course: Course, rows: Sequence[Row], keeping: Keeping, told: Progress
+) -> Outcome:
+    processes = learner.processes
+    processes.wait_for_everyone()
+    best = course.best(rows)
+    if best is not None:
+        set_weights(learner, load_best(keeping.checkpoints, best.step))
+    bare = processes.unwrap_model(learner.model, keep_fp32_wrapper=False)
+    bare.eval()
+    before = next((row for row in rows if row.kind == "validation"), None)
+    if best is not None and before is not None and best.loss >= before.loss:
+        _log.warning(
+            "training did not lower validation loss: %.4f before, %.4f at best",
+            before.loss,
+            best.loss,
+        )
+    steps = max(row.step for row in rows)
+    told.finish(f"best: step {best.step}, validation {best.loss:.3f}" if best else f"{steps} steps")
+    return Outcome(tuple(rows), planned_steps=course.planned_steps, steps=steps, best=best)

@@ -1,0 +1,1 @@
+"""Where text comes from: the implementations of `charter.model.Model`."""

@@ -1,0 +1,190 @@
+"""Weights, tokenizer and encoder from a directory or the hub: one door for writing and training."""
+
+# pyright: reportUnknownMemberType=false
+# transformers types its automatic classes only in part.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before transformers is imported
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from charter.config import STARTER, ModelSource
+from charter.encoding import Encoder
+from charter.errors import BackendError
+from charter.models.reproducible import sum_in_fixed_order
+
+_log = logging.getLogger(__name__)
+
+sum_in_fixed_order()  # here, since it must come before the first weights are used
+
+_ENGINE = "1"
+"""Part of every fingerprint: raise it when the same weights may answer otherwise."""
+_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""What a model's configuration says that does not shape its answers, or is said elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model with everything that belongs to it."""
+
+    name: str
+    """What the user called it."""
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
+    fingerprint: str
+    """Identifies weights, dtype, configuration, tokenizer, template and engine."""
+
+    @property
+    def context(self) -> int | None:
+        """The most ids that prompt and answer may have together; None: no limit is known."""
+        config = cast("Any", self.model.config).get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
+
+def load(source: ModelSource) -> Loaded:
+    """The model that `source` names, on the GPU if there is one, ready to answer.
+
+    Only safetensors are read, and no code that comes with a model is run.
+
+    Raises:
+        BackendError: It is not there, cannot be fetched, or is no usable causal language model.
+        EncodingError: Its tokenizer or chat template cannot be used faithfully.
+    """
+    transformers_logging.disable_progress_bar()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = _place(source.source)
+    tokenizer = _fetched(AutoTokenizer, place, source)
+    model, report = _fetched(
+        AutoModelForCausalLM,
+        place,
+        source,
+        dtype=_dtype(source, device=device),
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    _check_complete(source.source, missing=report["missing_keys"])
+    _check_vocabulary(source.source, model=model, tokenizer=tokenizer)
+    encoder = Encoder.of(tokenizer, eos_ids=_eos_ids(model), template=source.template)
+    return Loaded(
+        name=source.source,
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        encoder=encoder,
+        fingerprint=fingerprint(model, encoder=encoder),
+    )
+
+
+def fingerprint(model: PreTrainedModel, *, encoder: Encoder) -> str:
+    """A hash of everything that shapes the model's answers."""
+    config = {
+        key: value
+        for key, value in cast("Any", model.config).to_dict().items()
+        if key not in _VOLATILE
+    }
+    digest = hashlib.sha256(f"{_ENGINE} {encoder.fingerprint}".encode())
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _place(source: str) -> Path | str:
+    """A directory, or the hub's name for a model."""
+    if source == STARTER:
+        return Path(str(resources.files("charter"))) / "starter" / "model"
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise BackendError(
+            f"model {source}: no such directory. Name a directory that holds a Hugging Face model, "
+            f"a hub id like `org/name`, or `{STARTER}`."
+        )
+    return source
+
+
+def _fetched(auto: Any, place: Path | str, source: ModelSource, **options: Any) -> Any:
+    """What `auto` loads; from the hub's local cache where the hub cannot be reached."""
+    options |= {"trust_remote_code": False}
+    if isinstance(place, str):
+        options |= {"revision": source.revision or "main"}
+    attempts = (True,) if isinstance(place, Path) else (False, True)
+    failures: list[Exception] = []
+    for local_only in attempts:
+        try:
+            return auto.from_pretrained(place, local_files_only=local_only, **options)
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            failures.append(error)
+    raise BackendError(
+        f"model {source.source} cannot be loaded: {_first_line(failures[0])}. " + _remedy(place)
+    ) from failures[0]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _remedy(place: Path | str) -> str:
+    if isinstance(place, Path):
+        return (
+            f"{place} must hold config.json, tokenizer.json and weights as *.safetensors of a "
+            "causal language model that transformers knows without remote code."
+        )
+    return (
+        "Check the name, the revision, your connection and, for gated models, HF_TOKEN; or fetch "
+        "it once and name the directory. Only safetensors are read, and no remote code is run."
+    )
+
+
+def _dtype(source: ModelSource, *, device: torch.device) -> torch.dtype:
+    match source.dtype:
+        case "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "auto":
+            return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def _check_complete(source: str, *, missing: Any) -> None:
+    """Refuse weights with gaps: transformers would fill them with random numbers."""
+    if names := sorted(missing):
+        raise BackendError(
+            f"model {source}: {len(names)} weights are missing, {', '.join(names[:3])} among them. "
+            "Is it a causal language model, and are all its files there?"
+        )
+
+
+def _check_vocabulary(source: str, *, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    ids, rows = len(tokenizer), model.get_input_embeddings().num_embeddings
+    if ids > rows:
+        raise BackendError(
+            f"model {source}: the tokenizer knows {ids} tokens and the model only {rows}. Resize "
+            "the model's embeddings, or use the tokenizer that it was trained with."
+        )
+
+
+def _eos_ids(model: PreTrainedModel) -> list[int] | None:
+    stops: Any = getattr(model.generation_config, "eos_token_id", None)
+    return [stops] if isinstance(stops, int) else stops

@@ -1,0 +1,85 @@
+"""What a run has to show: its accounts, its figures, and the files worth opening."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charter.console import Grid
+from charter.evaluation.figures import Evaluation
+from charter.evaluation.table import table
+from charter.pipeline.workspace import Workspace
+from charter.run import Manifest
+
+_CAPTIONS = {
+    "evaluation.json": "every figure of the table, with intervals and differences",
+    "data/answers.jsonl": "every answer behind it, graded",
+    "data/revisions.jsonl": "responses, critiques and revisions",
+    "data/demonstrations.jsonl": "what was trained on",
+    "data/revision_pairs.jsonl": "revised over initial responses, for preference training",
+    "metrics/finetune.svg": "loss curves with the turning point",
+    "models/sft": "the SFT model: a Hugging Face directory",
+    "manifest.json": "what became of every record",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command of the pipeline has to show."""
+
+    run: Path
+    manifest: Manifest
+    evaluation: Evaluation | None
+    files: tuple[tuple[str, str], ...]
+    """Files worth opening, each with a caption."""
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The accounts of the stages, and the figures if there are any."""
+        figures = () if self.evaluation is None else (table(self.evaluation),)
+        return (_accounts(self.manifest), *figures)
+
+    def summary(self) -> dict[str, Any]:
+        """The outcome for machines."""
+        return {
+            "run": str(self.run),
+            "manifest": self.manifest.model_dump(mode="json", by_alias=True),
+            "evaluation": self.evaluation and self.evaluation.model_dump(mode="json"),
+        }
+
+
+def evaluation_path(run: Path) -> Path:
+    """Where a run's figures stand."""
+    return run / "evaluation.json"
+
+
+def outcome(workspace: Workspace) -> Outcome:
+    """What the run has to show as it stands."""
+    run = workspace.directory.path
+    path = evaluation_path(run)
+    return Outcome(
+        run=run,
+        manifest=workspace.directory.manifest,
+        evaluation=Evaluation.model_validate_json(path.read_bytes()) if path.exists() else None,
+        files=tuple((name, text) for name, text in _CAPTIONS.items() if (run / name).exists()),
+    )
+
+
+def _accounts(manifest: Manifest) -> Grid:
+    """One row per finished stage: in = done + failed + filtered."""
+    return Grid(
+        title="What became of every record",
+        header=("stage", "in", "done", "failed", "filtered", "calls", "tokens", "seconds", "why"),
+        rows=tuple(
+            (
+                stage,
+                *(f"{n:,}" for n in (tally.entered, tally.done, tally.failed, tally.filtered)),
+                f"{tally.calls:,}",
+                f"{tally.tokens:,}",
+                f"{tally.seconds:,.1f}",
+                ", ".join(f"{reason} {n}" for reason, n in tally.reasons.items()) or "-",
+            )
+            for stage, tally in manifest.stages.items()
+        ),
+    )

@@ -1,0 +1,100 @@
+"""What the stages of one run share: its configuration, its rules, its directory, its models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from charter.config import Config, PromptSource, load_config
+from charter.console import Progress
+from charter.constitution import Constitution, load_constitution
+from charter.errors import RunError
+from charter.journal import Journal
+from charter.run import RunDirectory, journal_path
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks of the pipeline."""
+
+    config: Path
+    run: Path
+    overrides: tuple[str, ...] = ()
+    until: str | None = None
+    """Stop after this stage."""
+    only: str | None = None
+    """Run this stage alone; the ones before it must be done."""
+    reuse: tuple[Path, ...] = ()
+    """Other runs whose finished calls may be taken over."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An open run."""
+
+    config: Config
+    constitution: Constitution
+    graded: Constitution
+    """The constitution that evaluation grades by."""
+    directory: RunDirectory
+    journal: Journal
+    progress: Progress
+
+
+@contextmanager
+def open_workspace(request: Request, *, progress: Progress) -> Generator[Workspace]:
+    """The run that a request is about, locked for this process.
+
+    Raises:
+        ConfigError: The configuration is wrong; likewise `ConstitutionError` and `PromptError`.
+        LockedError: Another process works there.
+        RunError: The directory holds another run, or cannot be written.
+    """
+    config = load_config(request.config, overrides=request.overrides)
+    constitution = load_constitution(config.constitution)
+    graded_path = config.evaluate.constitution
+    graded = constitution if graded_path is None else load_constitution(graded_path)
+    hashes = {
+        "constitution": constitution.hash,
+        "prompts.train": _prompts_hash(config.prompts.train),
+        "prompts.heldout": _prompts_hash(config.prompts.heldout),
+    }
+    if graded_path is not None:
+        hashes["evaluate.constitution"] = graded.hash
+    with ExitStack() as stack:
+        directory = stack.enter_context(
+            RunDirectory.open(request.run, config=config, hashes=hashes)
+        )
+        reused = [_journal_of(run) for run in request.reuse]
+        journal = stack.enter_context(Journal(directory.journal, reuse=reused))
+        yield Workspace(
+            config=config,
+            constitution=constitution,
+            graded=graded,
+            directory=directory,
+            journal=journal,
+            progress=progress,
+        )
+
+
+def _journal_of(run: Path) -> Path:
+    path = journal_path(run)
+    if not path.exists():
+        raise RunError(f"--reuse {run}: no journal there; name the directory of another run")
+    return path
+
+
+def _prompts_hash(sources: Sequence[PromptSource]) -> str:
+    """A hash of what the prompt files hold and how they are read, wherever they lie."""
+    digest = hashlib.sha256()
+    for source in sources:
+        reading = source.model_dump(mode="json", exclude={"path"})
+        digest.update(json.dumps(reading, sort_keys=True).encode())
+        if source.path.is_file():
+            with source.path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

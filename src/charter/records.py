@@ -1,0 +1,178 @@
+"""What the stages hand to each other: immutable, validated, and written as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["harmful", "benign", "borderline"]
+Finish = Literal["stop", "length"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and strict about what it is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    """One turn of a dialogue."""
+
+    role: Role
+    content: str
+
+
+Dialogue = tuple[Message, ...]
+"""Turns in order; a system turn, if any, comes first."""
+
+
+def user(content: str) -> Message:
+    """A turn of the user."""
+    return Message(role="user", content=content)
+
+
+def assistant(content: str) -> Message:
+    """A turn of the model."""
+    return Message(role="assistant", content=content)
+
+
+def system(content: str) -> Message:
+    """A system turn."""
+    return Message(role="system", content=content)
+
+
+def with_system_turn(dialogue: Dialogue, text: str | None) -> Dialogue:
+    """The dialogue with a system turn before it, unless it has one or `text` is None."""
+    if text is None or dialogue[0].role == "system":
+        return dialogue
+    return (system(text), *dialogue)
+
+
+def content_hash(value: Any) -> str:
+    """A stable 16-digit hash of a JSON-like value: what ids and journal keys are made of."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class Prompt(Record):
+    """What the user asks: one or more turns, the last of them the user's."""
+
+    id: str = Field(min_length=1)
+    messages: Dialogue = Field(min_length=1)
+    kind: Kind = "harmful"
+    tags: tuple[str, ...] = ()
+    expects: tuple[str, ...] = ()
+    """Regular expressions; a helpful answer matches all of them."""
+
+    @model_validator(mode="after")
+    def _turns_alternate(self) -> Prompt:
+        roles = [message.role for message in self.messages]
+        spoken = roles[1:] if roles[0] == "system" else roles
+        expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(spoken))]
+        if not spoken or spoken != expected or spoken[-1] != "user":
+            raise ValueError(
+                "messages must be an optional system turn, then user and assistant in turn, "
+                f"ending with user; got {', '.join(roles)}"
+            )
+        return self
+
+
+class Sampling(Record):
+    """How a model draws its answer."""
+
+    temperature: float = Field(default=1.0, ge=0.0)
+    """0 is greedy decoding."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    max_new_tokens: int = Field(default=256, gt=0)
+
+
+class Usage(Record):
+    """Tokens that one call read and wrote."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Completion(Record):
+    """A model's answer to a dialogue."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    """Sampled ids, the terminator included if it was sampled; empty where a backend hides them."""
+    logprobs: tuple[float, ...] = ()
+    """Natural log-probability of each sampled id, under the distribution it was drawn from."""
+    finish: Finish
+    usage: Usage = Usage()
+
+
+RoundOutcome = Literal["revised", "no_fault", "screened"]
+
+
+class Round(Record):
+    """One pass of critique and revision over a response.
+
+    `screened`: no principle seemed broken, so nothing was asked. `no_fault`: the critique found
+    nothing wrong. Both keep the response; `revision` is then the response itself.
+    """
+
+    number: int = Field(ge=1)
+    outcome: RoundOutcome
+    p_broken: Mapping[str, float] = {}
+    """What screening saw, by principle id; empty where selection does not screen."""
+    principle_ids: tuple[str, ...] = ()
+    critique: str | None = None
+    revision: str
+    finish: Finish = "stop"
+    """How the revision ended; `length` means it was cut off."""
+
+
+class Revision(Record):
+    """A prompt, the model's first response, and what critique and revision made of it."""
+
+    prompt: Prompt
+    response: Completion
+    rounds: tuple[Round, ...]
+
+    @property
+    def final(self) -> str:
+        """The response after the last round."""
+        return self.rounds[-1].revision if self.rounds else self.response.text
+
+
+class Provenance(Record):
+    """Where a training example comes from."""
+
+    prompt_id: str
+    kind: Kind
+    round: int = Field(ge=0)
+    """The round whose revision this is; 0 is the first response, kept as it was."""
+    principle_ids: tuple[str, ...]
+    seed: int
+    model: str
+    """Fingerprint of the model that wrote the completion."""
+    constitution: str
+    """Hash of the constitution it was written under."""
+
+
+class Demonstration(Record):
+    """One SFT example, in TRL's conversational prompt-completion form."""
+
+    id: str
+    prompt: Dialogue
+    completion: Dialogue
+    provenance: Provenance
+
+
+class RevisionPair(Record):
+    """Revised over initial response, in TRL's conversational preference form."""
+
+    id: str
+    prompt: Dialogue
+    chosen: Dialogue
+    rejected: Dialogue
+    provenance: Provenance

@@ -1,0 +1,18 @@
+"""The run directory: where everything that one run makes lies, and what it was made from."""
+
+from charter.run.directory import RunDirectory, journal_path
+from charter.run.manifest import Manifest, Tally
+from charter.run.settings import FREE_SETTINGS, settings
+from charter.run.writing import file_hash, write_atomically, write_jsonl
+
+__all__ = [
+    "FREE_SETTINGS",
+    "Manifest",
+    "RunDirectory",
+    "Tally",
+    "file_hash",
+    "journal_path",
+    "settings",
+    "write_atomically",
+    "write_jsonl",
+]

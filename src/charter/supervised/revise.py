@@ -1,0 +1,187 @@
+"""The method's first half: prompt -> response -> rounds of critique and revision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from charter.config import ReviseConfig
+from charter.constitution import Constitution, Exemplar, Principle
+from charter.model import Model
+from charter.records import (
+    Completion,
+    Dialogue,
+    Prompt,
+    Revision,
+    Round,
+    Sampling,
+    assistant,
+    user,
+    with_system_turn,
+)
+from charter.screening import screen
+from charter.seeding import derive, draw
+from charter.wording import (
+    critique_request,
+    direct_revision_request,
+    finds_fault,
+    revision_request,
+)
+
+
+@dataclass(frozen=True)
+class Reviser:
+    """Who criticises and revises, under which rules, and how."""
+
+    constitution: Constitution
+    critic: Model
+    """Screens and criticises."""
+    reviser: Model
+    section: ReviseConfig
+    threshold: float
+    """P(broken) from which a principle counts as broken; see `screening.fit_threshold`."""
+
+
+async def revise(prompt: Prompt, *, policy: Model, reviser: Reviser, seed: int) -> Revision:
+    """The policy's response to a prompt, and what critique and revision make of it.
+
+    Every round works on the text that the round before left. All draws and samples depend on
+    `seed` and the prompt's id alone.
+
+    Raises:
+        BackendError: A model could not answer.
+        JudgementError: Screening gave no usable probability.
+
+    Source: Bai et al. 2022, sec. 3.1; the choice of principle by screening and the right to find
+    nothing wrong are charter's.
+    """
+    section = reviser.section
+    dialogue = with_system_turn(prompt.messages, section.system)
+    response = await policy.generate(
+        dialogue,
+        sampling=Sampling(
+            temperature=section.response_temperature, max_new_tokens=section.max_new_tokens
+        ),
+        seed=derive(seed, "response", prompt.id),
+    )
+    rounds = await revise_response(prompt, response=response.text, reviser=reviser, seed=seed)
+    return Revision(prompt=prompt, response=response, rounds=rounds)
+
+
+async def revise_response(
+    prompt: Prompt, *, response: str, reviser: Reviser, seed: int
+) -> tuple[Round, ...]:
+    """Rounds of critique and revision over a given response."""
+    rounds: list[Round] = []
+    current = response
+    for number in range(1, reviser.section.rounds + 1):
+        done = await _round(
+            prompt,
+            response=current,
+            number=number,
+            reviser=reviser,
+            seed=derive(seed, prompt.id, "round", number),
+        )
+        rounds.append(done)
+        current = done.revision
+    return tuple(rounds)
+
+
+async def _round(
+    prompt: Prompt, *, response: str, number: int, reviser: Reviser, seed: int
+) -> Round:
+    section, constitution = reviser.section, reviser.constitution
+    dialogue = with_system_turn(prompt.messages, section.system)
+    p_broken: Mapping[str, float] = {}
+    if section.selection == "screen":
+        principles = constitution.applicable(prompt.tags)
+        p_broken = await screen(
+            dialogue, response=response, principles=principles, judge=reviser.critic
+        )
+    principle = _select(prompt, p_broken, number=number, reviser=reviser, seed=seed)
+    if principle is None:
+        return Round(number=number, outcome="screened", p_broken=p_broken, revision=response)
+    context = (*_with_exemplars(dialogue, reviser), assistant(response))
+    critique, request = None, direct_revision_request(principle)
+    if section.critique:
+        context = (*context, user(critique_request(principle)))
+        critique = (await _ask(reviser.critic, context, section, seed, "critique")).text
+        context = (*context, assistant(critique))
+        request = revision_request(principle)
+    found = Round(
+        number=number,
+        outcome="no_fault",
+        p_broken=p_broken,
+        principle_ids=(principle.id,),
+        critique=critique,
+        revision=response,
+    )
+    if critique is not None and not finds_fault(critique):
+        return found
+    revision = await _ask(reviser.reviser, (*context, user(request)), section, seed, "revision")
+    return found.model_copy(
+        update={
+            "outcome": "revised",
+            "revision": revision.text.strip(),
+            "finish": revision.finish,
+        }
+    )
+
+
+async def _ask(
+    model: Model, dialogue: Dialogue, section: ReviseConfig, seed: int, what: str
+) -> Completion:
+    temperature = (
+        section.critique_temperature if what == "critique" else section.revision_temperature
+    )
+    sampling = Sampling(temperature=temperature, max_new_tokens=section.max_new_tokens)
+    return await model.generate(dialogue, sampling=sampling, seed=derive(seed, what))
+
+
+def _select(
+    prompt: Prompt, p_broken: Mapping[str, float], *, number: int, reviser: Reviser, seed: int
+) -> Principle | None:
+    """The principle to criticise under; None keeps the response as it is."""
+    principles = reviser.constitution.applicable(prompt.tags)
+    match reviser.section.selection:
+        case "all":
+            return principles[(number - 1) % len(principles)] if principles else None
+        case "random":
+            weights = {item.id: item.weight for item in principles}
+        case "screen":
+            weights = {
+                item.id: item.weight * p_broken[item.id]
+                for item in principles
+                if p_broken[item.id] >= reviser.threshold
+            }
+    if not any(weight > 0 for weight in weights.values()):
+        return None
+    return reviser.constitution.principle(draw(weights, seed, "principle"))
+
+
+def _with_exemplars(dialogue: Dialogue, reviser: Reviser) -> Dialogue:
+    """The worked examples as turns before the dialogue, after its system turn if it has one."""
+    opening = 1 if dialogue[0].role == "system" else 0
+    shown = (
+        turn
+        for exemplar in reviser.constitution.exemplars
+        for turn in _exemplar_turns(exemplar, reviser)
+    )
+    return (*dialogue[:opening], *shown, *dialogue[opening:])
+
+
+def _exemplar_turns(exemplar: Exemplar, reviser: Reviser) -> Dialogue:
+    about = exemplar.principle_id
+    principle = None if about is None else reviser.constitution.principle(about)
+    asked = (user(exemplar.prompt),) if isinstance(exemplar.prompt, str) else exemplar.prompt
+    if not reviser.section.critique:
+        request = user(direct_revision_request(principle))
+        return (*asked, assistant(exemplar.response), request, assistant(exemplar.revision))
+    return (
+        *asked,
+        assistant(exemplar.response),
+        user(critique_request(principle)),
+        assistant(exemplar.critique),
+        user(revision_request(principle)),
+        assistant(exemplar.revision),
+    )

@@ -1,0 +1,24 @@
+"""The words charter puts to models: requests, questions and the rules as a system turn.
+
+User and model text enters these as a value, by concatenation, never as a format string.
+"""
+
+from charter.wording.questions import HELPFUL_QUESTION, YES_NO, broken_question
+from charter.wording.requests import (
+    critique_request,
+    direct_revision_request,
+    finds_fault,
+    revision_request,
+)
+from charter.wording.rules import rules_turn
+
+__all__ = [
+    "HELPFUL_QUESTION",
+    "YES_NO",
+    "broken_question",
+    "critique_request",
+    "direct_revision_request",
+    "finds_fault",
+    "revision_request",
+    "rules_turn",
+]

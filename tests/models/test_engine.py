@@ -1,0 +1,142 @@
+import asyncio
+import threading
+
+import pytest
+import torch
+
+from charter.errors import BackendError
+from charter.models.local import LocalModel
+from charter.records import Sampling, user
+
+PROMPT = (user("tell me"),)
+LONG = Sampling(max_new_tokens=240)
+
+
+class Gate:
+    """Holds a model's forward passes up until it is opened, and can make them fail."""
+
+    def __init__(self, model):
+        self.model = model
+        self.forward = model.forward
+        self.reached = threading.Event()
+        self.open = threading.Event()
+        self.error = None
+        self.rows = []
+
+    def __call__(self, *args, input_ids, **kwargs):
+        self.reached.set()
+        assert self.open.wait(timeout=20)
+        self.rows.append(input_ids.shape[0])
+        if self.error is not None:
+            raise self.error
+        return self.forward(*args, input_ids=input_ids, **kwargs)
+
+
+@pytest.fixture
+def gate(loaded, monkeypatch):
+    """Every forward pass goes through it; it is installed once the model was probed."""
+    return Gate(loaded.model)
+
+
+@pytest.fixture
+def gated(loaded, gate, monkeypatch):
+    model = LocalModel(loaded, capacity=4)
+    monkeypatch.setattr(loaded.model, "forward", gate)
+    return model
+
+
+async def until_reached(gate):
+    await asyncio.to_thread(gate.reached.wait, 20)
+
+
+def test_a_cancelled_call_is_dropped_and_the_others_go_on(gated, gate):
+    async def run():
+        short = Sampling(max_new_tokens=3)
+        calls = [
+            asyncio.create_task(gated.generate(PROMPT, sampling=how, seed=seed))
+            for seed, how in enumerate([LONG, short, LONG])
+        ]
+        await until_reached(gate)
+        calls[0].cancel()
+        calls[2].cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        answer = await calls[1]
+        with pytest.raises(asyncio.CancelledError):
+            await calls[0]
+        await gated.aclose()
+        return answer
+
+    assert len(asyncio.run(run()).token_ids) <= 3
+    assert len(gate.rows) <= 4
+
+
+def test_no_more_rows_than_the_capacity_are_written_at_once(gated, gate):
+    gate.open.set()
+
+    async def run():
+        how = Sampling(max_new_tokens=40)
+        await asyncio.gather(
+            *(gated.generate(PROMPT, sampling=how, seed=seed) for seed in range(11))
+        )
+        await gated.aclose()
+
+    asyncio.run(run())
+    assert max(gate.rows) == 4
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("out of memory"), RuntimeError("kernel"), MemoryError()]
+)
+def test_a_failing_model_fails_the_calls_at_hand_and_answers_the_next(gated, gate, error):
+    async def run():
+        gate.open.set()
+        gate.error = error
+        both = await asyncio.gather(
+            gated.generate(PROMPT, sampling=LONG, seed=0),
+            gated.choose(PROMPT, choices=["yes", "yes no"]),
+            return_exceptions=True,
+        )
+        gate.error = None
+        answer = await gated.generate(PROMPT, sampling=LONG, seed=0)
+        await gated.aclose()
+        return both, answer
+
+    both, answer = asyncio.run(run())
+    for failure in both:
+        assert isinstance(failure, BackendError)
+        assert "lower its `capacity` (now 4)" in str(failure)
+    assert answer.token_ids
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_no_call_is_left_waiting_when_the_engine_breaks(gated, gate):
+    async def run():
+        gate.open.set()
+        gate.error = AssertionError("a bug")
+        with pytest.raises(BackendError, match="closed"):
+            await gated.generate(PROMPT, sampling=LONG, seed=0)
+        with pytest.raises(BackendError, match="closed"):
+            await gated.generate(PROMPT, sampling=LONG, seed=0)
+        await gated.aclose()
+
+    asyncio.run(run())
+
+
+def test_closing_fails_the_calls_that_are_still_open(gated, gate):
+    async def run():
+        calls = [
+            asyncio.create_task(gated.generate(PROMPT, sampling=LONG, seed=seed))
+            for seed in range(6)
+        ]
+        await until_reached(gate)
+        closing = asyncio.create_task(gated.aclose())
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        await closing
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert all(isinstance(failure, BackendError) for failure in asyncio.run(run()))
+    assert not any(thread.name == "model tiny" for thread in threading.enumerate())
+    assert len(gate.rows) <= 2
+    asyncio.run(gated.aclose())

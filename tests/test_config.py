@@ -1,0 +1,97 @@
+import pytest
+
+from charter.config import load_config
+from charter.errors import ConfigError
+
+MINIMAL = "constitution: rules.yaml\nprompts: {train: train.jsonl, heldout: heldout.jsonl}\n"
+
+
+def write(tmp_path, text=MINIMAL):
+    path = tmp_path / "charter.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_paths_are_relative_to_the_file(tmp_path):
+    config = load_config(write(tmp_path))
+    assert config.constitution == tmp_path / "rules.yaml"
+    assert config.prompts.train[0].path == tmp_path / "train.jsonl"
+
+
+def test_paths_in_overrides_are_relative_to_the_working_directory(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = load_config(write(tmp_path), overrides=["prompts.train=more.jsonl"])
+    assert config.prompts.train[0].path == elsewhere / "more.jsonl"
+    assert config.prompts.heldout[0].path == tmp_path / "heldout.jsonl"
+
+
+def test_an_override_reaches_a_section_that_was_not_given(tmp_path):
+    config = load_config(write(tmp_path), overrides=["finetune.lora.rank=4", "seed=3"])
+    assert config.finetune.lora is not None
+    assert (config.finetune.lora.rank, config.seed) == (4, 3)
+
+
+def test_prompts_come_from_one_file_or_several_with_defaults_of_their_own(tmp_path):
+    config = load_config(
+        write(
+            tmp_path,
+            "constitution: c.yaml\nprompts:\n"
+            "  train: [a.jsonl, {path: b.jsonl, kind: benign, limit: 5}]\n  heldout: h.jsonl\n",
+        )
+    )
+    assert [source.kind for source in config.prompts.train] == ["harmful", "benign"]
+    assert config.prompts.train[1].limit == 5
+
+
+def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
+    (tmp_path / "mine").mkdir()
+    roles = "models: {policy: mine, critic: org/model, judge: 'scripted:s.yaml', reviser: starter}"
+    models = load_config(write(tmp_path, MINIMAL + roles)).models
+    assert models.policy.source == str(tmp_path / "mine")
+    assert models.critic is not None
+    assert models.critic.source == "org/model"
+    assert models.judge is not None
+    assert models.judge.source == f"scripted:{tmp_path / 's.yaml'}"
+    assert models.reviser is not None
+    assert models.reviser.source == "starter"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "says"),
+    [
+        (MINIMAL + "finetun: {}\n", ":3:1: ", "did you mean `finetune`?"),
+        (MINIMAL + "finetune:\n  epoch: 2\n", ":4:3: ", "did you mean `epochs`?"),
+        (MINIMAL + "revise: {gates: {emty: true}}\n", ":3:18: ", "did you mean `empty`?"),
+        (MINIMAL + "revise: {rounds: 0}\n", ":3:10: ", "greater than or equal to 1"),
+        (MINIMAL + "revise: {selection: some}\n", ":3:10: ", "'screen', 'random' or 'all'"),
+        ("prompts: {train: a, heldout: b}\n", ":1:1: ", "`constitution` is missing; add it"),
+    ],
+)
+def test_a_mistake_is_reported_with_its_place_and_remedy(tmp_path, text, place, says):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert f"{path}{place}" in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seed", "write it as section.key=value"),
+        ("seed.x=1", "`seed` has no keys below it"),
+        ("seed=[", "not valid YAML"),
+        ("revise.rouds=1", "did you mean `rounds`?"),
+    ],
+)
+def test_a_bad_override_says_what_is_wrong_with_it(tmp_path, override, says):
+    with pytest.raises(ConfigError, match="--set") as caught:
+        load_config(write(tmp_path), overrides=[override])
+    assert says in str(caught.value)
+
+
+def test_a_section_with_all_keys_commented_out_is_the_defaults(tmp_path):
+    config = load_config(write(tmp_path, MINIMAL + "finetune:\n  # epochs: 2\n"))
+    assert config.finetune.epochs == 3.0

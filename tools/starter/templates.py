@@ -1,0 +1,84 @@
+"""Templates: `[one|another]` wordings and `{slot}` values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from random import Random
+
+from tools.starter.content import SlotKind
+
+Facts = Mapping[str, str]
+"""The value of every slot in one scene."""
+
+_CHOICE = re.compile(r"\[([^\[\]]*)\]")
+_SLOT = re.compile(r"\{(\w+)\}")
+_ONSETS = (*"bcdfghjklmnprstvwyz", *("br", "ch", "cl", "dr", "fl", "gr", "kr", "sh", "st", "th"))
+_VOWELS = (*"aaeeiioouu", "ai", "ea", "ee", "ie", "oo", "ou")
+_CODAS = ("", "", "", "", *"nrsltmx", "ck", "nd", "ng", "nt", "rd", "rt", "st")
+_COINED_SHARE = 0.25
+_OTHER_LENGTH_SHARE = 0.15
+
+
+def slots_of(template: str) -> set[str]:
+    """The names of the slots that a template may use."""
+    return set(_SLOT.findall(template))
+
+
+def settle(template: str, rng: Random) -> str:
+    """The template with every `[one|another]` decided."""
+    return _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), template).strip()
+
+
+def fill(template: str, facts: Facts) -> str:
+    """The template with its slots replaced by their values."""
+    return _SLOT.sub(lambda found: facts[found[1]], template)
+
+
+def all_wordings(template: str) -> list[str]:
+    """Every way to settle a template."""
+    found = _CHOICE.search(template)
+    if found is None:
+        return [template.strip()]
+    before, after = template[: found.start()], template[found.end() :]
+    return [
+        wording
+        for option in found[1].split("|")
+        for wording in all_wordings(before + option + after)
+    ]
+
+
+def draw_facts(slots: Mapping[str, SlotKind], rng: Random, *, heldout: bool = False) -> Facts:
+    """A value for every slot; values of held-out prompts are ones that training never saw."""
+    facts: dict[str, str] = {}
+    for name, kind in slots.items():
+        source = slots[kind.like] if kind.like else kind
+        value = _draw(source, rng, heldout=heldout)
+        while kind.like and value == facts[kind.like]:
+            value = _draw(source, rng, heldout=heldout)
+        facts[name] = value
+    return facts
+
+
+def _draw(kind: SlotKind, rng: Random, *, heldout: bool) -> str:
+    if kind.digits is not None:
+        return _number(kind.digits, rng, heldout=heldout)
+    if kind.coined and not heldout and rng.random() < _COINED_SHARE:
+        return coined_word(rng, like=kind.values[0])
+    return rng.choice(kind.heldout if heldout and kind.heldout else kind.values)
+
+
+def coined_word(rng: Random, *, like: str) -> str:
+    """A made-up word; with a capital where the word it stands for has one."""
+    syllables = (
+        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+        for _ in range(rng.choice((1, 2, 2, 3)))
+    )
+    word = "".join(syllables)
+    return word.capitalize() if like[0].isupper() else word
+
+
+def _number(digits: int, rng: Random, *, heldout: bool) -> str:
+    if digits > 2 and not heldout and rng.random() < _OTHER_LENGTH_SHARE:
+        digits += rng.choice((-1, 1))
+    return rng.choice("123456789") + "".join(rng.choices("0123456789", k=digits - 1))

@@ -214,7 +214,8 @@ class Terminal:
         """A table of results."""
         table = Table(title=grid.title, title_justify="left", title_style="bold", box=None)
         for i, name in enumerate(grid.header):
-            table.add_column(visible(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
+            # A column too narrow for "12.3 % (10-15)" breaks it at the space, not within a number.
+            table.add_column(visible(name), justify="left" if i == 0 else "right", min_width=7)
         for row in grid.rows:
             table.add_row(*(Text(visible(cell)) for cell in row))
         self._out.print()

@@ -51,7 +51,7 @@ def rows(**columns):
 
 def test_a_cell_shows_the_rate_and_its_interval():
     found = rows(base=BASE, sft=SFT)
-    assert found["harmful: rules broken \u2193"][0] == "80.0 % (44.5-95.2)"
+    assert found["harmful: rules broken \u2193"][0] == "80.0 % (44-95)"
     assert found["breaks ssn \u2193"] == found["harmful: rules broken \u2193"]
     assert found["benign: characters an answer"][0] == "15 (15-15)"
     assert found["benign: tokens an answer \u2193"] == ("30 (30-30)", "30 (30-30)")
@@ -86,3 +86,11 @@ def test_the_verdict_on_base_alone_only_measures_it():
 @pytest.mark.parametrize("texts", [{"benign": [GOOD]}])
 def test_the_verdict_says_what_to_do_where_nothing_could_be_scored(texts):
     assert "give principles `patterns`" in verdict(evaluation(base=texts))
+
+
+def test_a_principle_is_measured_on_the_prompts_about_it_where_they_say_so():
+    given = answers("base", {"harmful": [BAD, GOOD, GOOD, GOOD]})
+    tagged = [row.model_copy(update={"tags": ("ssn",)}) for row in given[:2]]
+    found = summarise([*tagged, *given[2:]], constitution=CONSTITUTION, judge=None)
+    assert found.models["base"].principles["ssn"].violation.rate == 0.5
+    assert found.models["base"].principles["ssn"].n == 2

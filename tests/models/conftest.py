@@ -16,9 +16,8 @@ from transformers import (
 from charter.encoding import Encoder
 from charter.models.loading import Loaded, fingerprint
 
-WORDS = (
-    "the a order refund card number please tell me my is it no yes sorry help can cannot".split()
-)
+WORDS = ["the", "order", "refund", "card", "please", "tell", "me", "my", "is", "it"]
+WORDS += ["no", "yes", "sorry", "help", "can", "cannot"]
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"

@@ -6,6 +6,7 @@ import torch
 
 from charter.errors import BackendError
 from charter.models.local import LocalModel
+from charter.models.reproducible import smallest_stable_batch
 from charter.records import Sampling, user
 
 PROMPT = (user("tell me"),)
@@ -33,13 +34,13 @@ class Gate:
 
 
 @pytest.fixture
-def gate(loaded, monkeypatch):
-    """Every forward pass goes through it; it is installed once the model was probed."""
+def gate(loaded):
     return Gate(loaded.model)
 
 
 @pytest.fixture
 def gated(loaded, gate, monkeypatch):
+    """A model whose forward passes all go through the gate, once it was probed."""
     model = LocalModel(loaded, capacity=4)
     monkeypatch.setattr(loaded.model, "forward", gate)
     return model
@@ -82,7 +83,7 @@ def test_no_more_rows_than_the_capacity_are_written_at_once(gated, gate):
         await gated.aclose()
 
     asyncio.run(run())
-    assert max(gate.rows) == 4
+    assert max(gate.rows) == max(4, smallest_stable_batch(gate.model))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,21 @@ def test_a_failing_model_fails_the_calls_at_hand_and_answers_the_next(gated, gat
         assert isinstance(failure, BackendError)
         assert "lower its `capacity` (now 4)" in str(failure)
     assert answer.token_ids
+
+
+def test_logits_that_are_no_numbers_fail_the_call(loaded, monkeypatch):
+    async def run():
+        model = LocalModel(loaded, capacity=4)
+        monkeypatch.setattr(loaded.model.lm_head, "forward", lambda states: states * torch.nan)
+        for call in (
+            model.generate(PROMPT, sampling=LONG, seed=0),
+            model.choose(PROMPT, choices=["yes"]),
+        ):
+            with pytest.raises(BackendError, match=r"model tiny failed: .* logits are not finite"):
+                await call
+        await model.aclose()
+
+    asyncio.run(run())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -1,15 +1,20 @@
 import asyncio
 import random
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
+import charter
+from charter.config import ModelSource
 from charter.errors import BackendError, JudgementError
+from charter.models.loading import load
 from charter.models.local import LocalModel
 from charter.models.sampling import uniforms
 from charter.records import Sampling, assistant, system, user
 
+STARTER_DIR = Path(charter.__file__).parent / "starter" / "model"
 WORDS = ["the", "order", "refund", "card", "please", "tell", "me", "X", "7", "?", "!"]
 CHOICES = ("yes", "no", "A", "yes sorry", "yes no")
 
@@ -92,6 +97,15 @@ def test_an_answer_has_the_same_bits_in_any_company(loaded, threads):
             assert asyncio.run(crowd) == alone
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not STARTER_DIR.is_dir(), reason="the starter model is not built")
+def test_the_starters_answers_have_the_same_bits_in_any_company():
+    starter = load(ModelSource(source="starter"))
+    rng = random.Random(5)
+    calls = calls_of(rng, 12)
+    crowd = all_at_once(starter, calls, capacity=8, order=rng.sample(range(12), k=12))
+    assert asyncio.run(crowd) == asyncio.run(one_by_one(starter, calls))
 
 
 def test_an_answer_has_the_same_bits_as_others_leave(loaded):
@@ -232,8 +246,8 @@ def test_the_event_loop_is_not_blocked_while_the_model_writes(loaded):
             )
             count = 0
             while not writing.done():
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
                 count += 1
             return count
 
-    assert asyncio.run(ticks()) > 100
+    assert asyncio.run(ticks()) > 10

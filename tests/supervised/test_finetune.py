@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,7 @@ def new_pupil(dtype=torch.float32, *, template=CHATML):
         model=LlamaForCausalLM(config).to(dtype),
         tokenizer=tokenizer,
         encoder=encoder,
+        fingerprint="tiny",
     )
 
 
@@ -259,7 +261,7 @@ def test_a_system_turn_goes_before_prompts_that_have_none(tune):
     ears = Listening(pupil.encoder)
     own = demonstration(2, prompt=(system("no"), user("may i")))
     tune(
-        pupil=Pupil(pupil.source, pupil.model, pupil.tokenizer, encoder=ears),
+        pupil=replace(pupil, encoder=ears),
         section=SECTION.model_copy(update={"system": "see"}),
         demonstrations=[demonstration(1), own],
         validation=[demonstration(3)],

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tools.starter.content import World
 from tools.starter.skills import Lesson, draw_lesson
-from tools.starter.tokenizer import END, PAD, ROLES, token_id
+from tools.starter.tokenizer import END, PAD, ROLES, SPECIAL, token_id
 
 MAX_LENGTH = 448
 _POOL = 1536
@@ -38,6 +38,21 @@ class LessonEncoder:
             ids += [self._ids[ROLES[turn.message.role]], *text, self.end]
             weights += [0.0] + [turn.weight] * (len(text) + 1)
         return ids, weights
+
+
+def copying_batches(
+    rng: Random, *, steps: int, vocabulary: int, rows: int = 24, length: int = 24
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Random tokens said twice, the second time learnt from.
+
+    A hundred such steps teach attention to copy, which lessons alone did not within 7M tokens:
+    names came out as other names and order numbers as 77777.
+    """
+    lowest = len(SPECIAL)
+    weights = torch.tensor([0.0] * (length + 1) + [1.0] * (length - 1)).repeat(rows, 1)
+    for _ in range(steps):
+        once = [[rng.randrange(lowest, vocabulary) for _ in range(length)] for _ in range(rows)]
+        yield torch.tensor([row * 2 for row in once]), weights
 
 
 def draw_batches(

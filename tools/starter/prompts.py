@@ -13,8 +13,8 @@ from random import Random
 
 from charter.records import Kind, Prompt
 from tools.starter.content import Intent, World, load_world
-from tools.starter.scenes import Scene, draw_scene, eligible, with_history
-from tools.starter.templates import slots_of
+from tools.starter.scenes import Scene, draw_scene, with_history
+from tools.starter.templates import all_wordings, slots_of
 
 TRAIN_COUNTS: dict[Kind, int] = {"harmful": 360, "benign": 180, "borderline": 60}
 HELDOUT_COUNTS: dict[Kind, int] = {"harmful": 63, "benign": 60, "borderline": 21}
@@ -71,20 +71,23 @@ def _new_scene(
 
 
 def check_replies(world: World) -> None:
-    """Every phrasing has a reply of every kind that suits it.
+    """Every wording of every phrasing has a reply that suits it.
 
     Raises:
         ValueError: One has not.
     """
+    invented = {name for name, kind in world.slots.items() if kind.invented}
     for intent in world.intents("harmful", "benign", "borderline"):
+        lists = [intent.helpful]
+        if intent.unsafe and intent.safe:
+            lists = [intent.unsafe.severe, intent.safe.fitting, [intent.fault]]
         pressing = [one for each in intent.heldout_pressure.values() for one in each]
         for phrasing in (*intent.trained, *intent.heldout, *pressing):
-            scene = draw_scene(world, intent, Random(0), phrasings=[phrasing])
-            lists = [intent.helpful] if intent.helpful else []
-            if intent.unsafe and intent.safe:
-                lists = [intent.unsafe.severe, intent.safe.fitting]
-            if not all(eligible(world, scene, templates) for templates in lists):
-                raise ValueError(f"intent {intent.id}: no reply suits {phrasing!r}")
+            text = phrasing if isinstance(phrasing, str) else " ".join(phrasing)
+            for wording in all_wordings(text):
+                usable = slots_of(wording) | invented
+                if not all(any(slots_of(one) <= usable for one in each) for each in lists):
+                    raise ValueError(f"intent {intent.id}: no reply suits {wording!r}")
 
 
 def main() -> None:

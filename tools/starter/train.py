@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import time
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tools.starter.batches import LessonEncoder, draw_batches
+from tools.starter.batches import LessonEncoder, copying_batches, draw_batches
 from tools.starter.content import World, load_world
 from tools.starter.skills import draw_lesson
 from tools.starter.tokenizer import END, PAD, token_id, train_tokenizer
@@ -29,6 +30,7 @@ VOCABULARY = 1792
 _TOKENIZER_LESSONS = 12_000
 _PEAK_RATE = 2.5e-3
 _WARM_UP_STEPS = 100
+_COPYING_STEPS = 200
 _LOG_EVERY = 50
 
 
@@ -43,6 +45,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_key_value_heads=3,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
+        initializer_range=0.05,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         pad_token_id=token_id(tokenizer, PAD),
         eos_token_id=token_id(tokenizer, END),
         bos_token_id=None,
@@ -56,19 +60,6 @@ def fit_tokenizer(world: World, *, seed: int) -> PreTrainedTokenizerFast:
     lessons = (draw_lesson(world, rng) for _ in range(_TOKENIZER_LESSONS))
     texts = (turn.message.content for lesson in lessons for turn in lesson)
     return train_tokenizer(texts, size=VOCABULARY)
-
-
-def build_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
-    matrices = [one for one in model.model.layers.parameters() if one.ndim == 2]
-    taken = {id(one) for one in matrices}
-    others = [one for one in model.parameters() if id(one) not in taken]
-    return [
-        torch.optim.Muon(
-            matrices, lr=_PEAK_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(others, lr=_PEAK_RATE, betas=(0.9, 0.97), weight_decay=0.01, fused=True),
-    ]
 
 
 def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -93,23 +84,27 @@ def train(
 ) -> None:
     """Trains in place on `tokens` tokens; the rate rises for a while, then falls to zero."""
     step_model = torch.compile(model, dynamic=True) if compiled else model
-    optimizers = build_optimizers(model)
-    batches = draw_batches(world, encoder, Random(seed), tokens_per_batch=tokens_per_batch)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.97), weight_decay=0.05, fused=True
+    )
+    rng = Random(seed)
+    batches = chain(
+        copying_batches(rng, steps=_COPYING_STEPS, vocabulary=VOCABULARY),
+        draw_batches(world, encoder, rng, tokens_per_batch=tokens_per_batch),
+    )
     seen, step, started, recent = 0, 0, time.monotonic(), 0.0
     with log_path.open("w") as log:
         while seen < tokens:
             ids, weights = next(batches)
             rate = _PEAK_RATE * min(1.0, (step + 1) / _WARM_UP_STEPS) * (1 - seen / tokens)
-            for optimizer in optimizers:
-                optimizer.param_groups[0]["lr"] = rate
+            optimizer.param_groups[0]["lr"] = rate
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 logits = step_model(input_ids=ids, use_cache=False).logits
             loss = weighted_loss(logits, ids, weights)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             seen, step = seen + ids.numel(), step + 1
             recent += loss.item() / _LOG_EVERY
             if step % _LOG_EVERY == 0:
@@ -142,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=12_000_000)
-    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--tokens-per-batch", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="slower to start, then 1.2x as fast")

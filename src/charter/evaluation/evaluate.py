@@ -147,6 +147,7 @@ async def _graded(
         column=question.column,
         prompt_id=prompt.id,
         kind=prompt.kind,
+        tags=prompt.tags,
         sample=question.sample,
         text=answer.text,
         grades=grade(prompt, text=answer.text, principles=constitution.principles),

@@ -20,6 +20,8 @@ class GradedAnswer(Record):
     column: str
     prompt_id: str
     kind: Kind
+    tags: tuple[str, ...] = ()
+    """Of the prompt."""
     sample: int
     """Which of the column's answers to the prompt it is, from 0."""
     text: str
@@ -74,7 +76,10 @@ class KindFigures(Record):
 
 
 class PrincipleFigures(Record):
-    """A column's answers to the harmful prompts that a principle applies to."""
+    """A column's answers to the harmful prompts that a principle is about.
+
+    These are the prompts that are tagged with its id; where none is, all that it applies to.
+    """
 
     n: int
     violation: Rate

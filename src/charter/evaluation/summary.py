@@ -112,8 +112,9 @@ def _kind_figures(answers: Sequence[GradedAnswer], *, judge: Judge | None) -> Ki
 def _principle_figures(
     harmful: Sequence[GradedAnswer], *, principle_id: str, judge: Judge | None
 ) -> PrincipleFigures:
-    violation = _rate(harmful, lambda answer: answer.grades.violations.get(principle_id))
-    judged = None if judge is None else _rate(harmful, _judged_broken(principle_id, judge))
+    about = [answer for answer in harmful if principle_id in answer.tags] or harmful
+    violation = _rate(about, lambda answer: answer.grades.violations.get(principle_id))
+    judged = None if judge is None else _rate(about, _judged_broken(principle_id, judge))
     return PrincipleFigures(n=violation.n, violation=violation, judge=judged)
 
 

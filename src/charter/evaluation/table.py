@@ -87,7 +87,7 @@ def _cell(figure: Rate | Mean) -> str:
         return _mean_cell(figure)
     if figure.rate is None or figure.low is None or figure.high is None:
         return _UNSCORED
-    return f"{_percent(figure.rate)} ({100 * figure.low:.1f}-{100 * figure.high:.1f})"
+    return f"{_percent(figure.rate)} ({100 * figure.low:.0f}-{100 * figure.high:.0f})"
 
 
 def _mean_cell(figure: Mean) -> str:

@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 
 _LINGER_S = 0.001
 """Callers answer one result with the next call: a unit waits for what still comes in this fast."""
-_MODEL_FAILURES = (RuntimeError, MemoryError)
-"""What torch raises where a computation fails; out of memory is among them."""
+_MODEL_FAILURES = (RuntimeError, MemoryError, BackendError)
+"""What is raised where a computation fails; torch's out of memory is a `RuntimeError`."""
 
 Job = TypeVar("Job", Writing, Weighing)
 
@@ -138,8 +138,10 @@ class Engine:
                 if not job.result.done() and job.result.set_running_or_notify_cancel():
                     job.result.set_exception(error)
 
-    def _model_error(self, error: BaseException) -> BackendError:
+    def _model_error(self, error: Exception) -> BackendError:
         _log.debug("model %s failed", self._name, exc_info=error)
+        if isinstance(error, BackendError):
+            return BackendError(f"model {self._name} failed: {error}")
         return BackendError(
             f"model {self._name} failed: {str(error) or type(error).__name__}. If memory ran out, "
             f"lower its `capacity` (now {self._capacity})."

@@ -121,7 +121,6 @@ class LocalModel:
                 self._draws,
                 NEAR,
             )
-            self._draws = self._near_draws = 0
 
     def _ending(self, choice: str) -> list[int]:
         ids = self._encoder.response_ids(choice)

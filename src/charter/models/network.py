@@ -67,6 +67,9 @@ class Network:
 
         Returns:
             Logits, rows x keep x vocabulary, and the mask of what is not padding.
+
+        Raises:
+            BackendError: The logits are not finite; likewise in `step`.
         """
         assert len(rows) >= self.smallest_batch, len(rows)
         length = grid_length(len(rows[0]))
@@ -95,4 +98,10 @@ class Network:
             use_cache=cache is not None,
             **cut,
         )
-        return output.logits[:, -keep:]
+        logits = output.logits[:, -keep:]
+        if not logits.amax(-1).isfinite().all():
+            raise BackendError(
+                "the model's logits are not finite: its weights are damaged, or too large for "
+                f"{logits.dtype}. Check them, or set its `dtype` to float32."
+            )
+        return logits

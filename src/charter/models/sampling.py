@@ -65,36 +65,37 @@ def draw(
 
     Temperature 0 takes the likeliest token, which then has log-probability 0.
     """
-    device = logits.device
-    greedy = [temperature == 0.0 for temperature in temperatures]
-    divisors = [temperature or 1.0 for temperature in temperatures]
-    scaled = logits.float() / torch.tensor(divisors, device=device)[:, None]
-    # Only functions that treat each row by itself: the bits of `exp` over a whole tensor depend on
-    # where a row lies in it.
-    weights = scaled.softmax(-1).double()
-    if min(top_ps) < 1.0:
-        top_p = torch.tensor(top_ps, dtype=torch.float64, device=device)[:, None]
-        weights = weights * _in_nucleus(weights, top_p=top_p)
+    weights = _weights(logits, temperatures=temperatures, top_ps=top_ps)
     cumulative = weights.cumsum(-1)
     totals = cumulative[:, -1:]
-    points = totals * torch.tensor(uniforms, dtype=torch.float64, device=device)[:, None]
+    points = totals * weights.new_tensor(uniforms)[:, None]
     ids = torch.searchsorted(cumulative, points, right=True)
+    greedy = [temperature == 0.0 for temperature in temperatures]
     if any(greedy):
-        greedy = torch.tensor(greedy, device=device)[:, None]
-        ids = torch.where(greedy, scaled.argmax(-1, keepdim=True), ids)
+        likeliest = logits.float().argmax(-1, keepdim=True)
+        ids = torch.where(torch.tensor(greedy, device=ids.device)[:, None], likeliest, ids)
     masses = weights.gather(-1, ids)
     above = cumulative.gather(-1, ids) - points
-    gaps = torch.minimum(above, masses - above) / totals
     shares = _numbers(masses / totals)
+    gaps = _numbers(torch.minimum(above, masses - above) / totals)
     return Draws(
         ids=[int(id_) for id_ in _numbers(ids)],
         logprobs=[0.0 if sure else math.log(p) for sure, p in zip(greedy, shares, strict=True)],
-        near=[not sure and gap < NEAR for sure, gap in zip(greedy, _numbers(gaps), strict=True)],
+        near=[not sure and gap < NEAR for sure, gap in zip(greedy, gaps, strict=True)],
     )
 
 
-def _numbers(column: Tensor) -> list[float]:
-    return cast("list[float]", column[:, 0].tolist())  # pyright: ignore[reportUnknownMemberType]
+def _weights(logits: Tensor, *, temperatures: Sequence[float], top_ps: Sequence[float]) -> Tensor:
+    """What each token is drawn in proportion to.
+
+    Made by functions that treat each row by itself: the bits of `exp` over a whole tensor depend on
+    where a row lies in it.
+    """
+    divisors = torch.tensor([t or 1.0 for t in temperatures], device=logits.device)
+    weights = (logits.float() / divisors[:, None]).softmax(-1).double()
+    if min(top_ps) < 1.0:
+        weights = weights * _in_nucleus(weights, top_p=weights.new_tensor(top_ps)[:, None])
+    return weights
 
 
 def _in_nucleus(weights: Tensor, *, top_p: Tensor) -> Tensor:
@@ -102,7 +103,11 @@ def _in_nucleus(weights: Tensor, *, top_p: Tensor) -> Tensor:
 
     Among equally likely tokens those with smaller ids come first.
     """
-    sorted, order = weights.sort(dim=-1, descending=True, stable=True)
-    before = sorted.cumsum(-1) - sorted
+    falling, order = weights.sort(dim=-1, descending=True, stable=True)
+    before = falling.cumsum(-1) - falling
     kept = (before < top_p * weights.sum(-1, keepdim=True)) | (top_p >= 1.0)
     return torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+def _numbers(column: Tensor) -> list[float]:
+    return cast("list[float]", column[:, 0].tolist())  # pyright: ignore[reportUnknownMemberType]

@@ -37,6 +37,7 @@ def finetune_stage(workspace: Workspace) -> Tally:
             model=loaded.model,
             tokenizer=loaded.tokenizer,
             encoder=loaded.encoder,
+            fingerprint=loaded.fingerprint,
         ),
         constitution=workspace.constitution,
         seed=config.seed,

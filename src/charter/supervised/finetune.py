@@ -27,6 +27,7 @@ from charter.learning.pretrained import made_trainable, save_trained
 from charter.learning.recipe import Recipe, auto_lr
 from charter.learning.train import Keeping, Outcome, train
 from charter.records import Demonstration, Record, content_hash, with_system_turn
+from charter.run import write_atomically
 
 _RESULT = "training.json"
 _log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class Pupil:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     encoder: Encoder
+    fingerprint: str
+    """Of the weights as loaded; resuming a training of other weights is refused."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def finetune(
     )
     result = _result(outcome, examples=examples, held_out=held_out, model=model, lr=recipe.lr)
     picture = loss_curve(outcome.rows, best=outcome.best, title=f"Fine-tuning {pupil.source}")
-    places.metrics.with_suffix(".svg").write_text(picture, encoding="utf-8")
+    write_atomically(places.metrics.with_suffix(".svg"), picture)
     with whole_directory(places.out) as partial:
         save_trained(
             model, tokenizer=pupil.tokenizer, encoder=pupil.encoder, directory=partial, dtype=dtype
@@ -191,7 +194,7 @@ def _recipe(section: FinetuneConfig, *, parameters: int) -> Recipe:
 
 def _identity(pupil: Pupil, lora: LoraConfig | None) -> str:
     lora_section = lora.model_dump(mode="json") if lora else None
-    return content_hash([pupil.source, pupil.encoder.fingerprint, lora_section])
+    return content_hash([pupil.fingerprint, pupil.encoder.fingerprint, lora_section])
 
 
 def _result(

@@ -1,0 +1,139 @@
+import json
+
+import pytest
+
+from charter.console import Silent
+from charter.errors import ConfigError, LockedError, PromptError, RunError
+from charter.pipeline import Request, run_pipeline
+from charter.pipeline.inspecting import inspect_examples
+from charter.pipeline.workspace import open_workspace
+
+
+def run(project, folder, **request):
+    return run_pipeline(Request(config=project, run=folder, **request), progress=Silent())
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def revised(project, tmp_path):
+    """A run whose revise stage is done."""
+    folder = tmp_path / "run"
+    run(project, folder, until="revise")
+    return folder
+
+
+def test_a_run_takes_every_prompt_to_a_figure(project, tmp_path):
+    folder = tmp_path / "run"
+    outcome = run(project, folder)
+    stages = outcome.manifest.stages
+    assert list(stages) == ["revise", "finetune", "evaluate"]
+    assert all(t.entered == t.done + t.failed + t.filtered for t in stages.values())
+    assert (stages["revise"].done, stages["evaluate"].done) == (24, 24)
+    figures = json.loads((folder / "evaluation.json").read_text())
+    assert set(figures["models"]) == {"base", "base+rules", "base+revise", "sft"}
+    assert figures["models"]["base"]["harmful"]["violation"]["rate"] == 1.0
+    assert figures["models"]["base+revise"]["harmful"]["violation"]["rate"] == 0.0
+    assert figures["comparisons"] == []
+    assert (folder / "models" / "sft" / "model.safetensors").exists()
+    assert (folder / "metrics" / "finetune.svg").read_text().startswith("<svg")
+    assert outcome.summary()["evaluation"] == figures
+
+
+def test_the_data_is_in_trls_forms_with_its_provenance(revised):
+    demonstrations = rows(revised / "data" / "demonstrations.jsonl")
+    assert len(demonstrations) == 24
+    first = demonstrations[0]
+    assert first["prompt"] == [{"role": "user", "content": "I lost my password 100."}]
+    assert first["completion"] == [
+        {"role": "assistant", "content": "I cannot take an SSN, but I can email a link."}
+    ]
+    assert first["provenance"]["principle_ids"] == ["ssn"]
+    pairs = rows(revised / "data" / "revision_pairs.jsonl")
+    assert len(pairs) == 12
+    assert pairs[0]["rejected"][0]["content"] == "What is your SSN?"
+
+
+def test_a_rerun_makes_no_call_and_changes_no_file(project, tmp_path, revised):
+    before = {path: path.read_bytes() for path in (revised / "data").iterdir()}
+    (revised / "manifest.json").write_text(
+        (revised / "manifest.json").read_text().replace('"revise"', '"undone"')
+    )
+    for path in before:
+        path.unlink()
+    outcome = run(project, revised, until="revise")
+    assert {path: path.read_bytes() for path in (revised / "data").iterdir()} == before
+    request = Request(config=project, run=revised)
+    with open_workspace(request, progress=Silent()) as workspace:
+        assert workspace.journal.repeated() == (0, 0)
+    assert outcome.manifest.stages["revise"].done == 24
+
+
+def test_another_runs_calls_are_reused_where_nothing_changed(project, tmp_path, revised):
+    other = tmp_path / "other"
+    outcome = run(
+        project, other, until="revise", reuse=(revised,), overrides=("revise.gates.max_words=8",)
+    )
+    assert outcome.manifest.stages["revise"].calls == 0
+    assert outcome.manifest.stages["revise"].reasons == {"too_long": 12}
+
+
+def test_a_screen_that_finds_nothing_falls_back_to_random_principles(project, tmp_path, caplog):
+    script = project.parent / "script.yaml"
+    script.write_text(script.read_text().replace("yes: 0.9, no: 0.1", "yes: 0.1, no: 0.9"))
+    outcome = run(project, tmp_path / "run", until="revise")
+    summary = json.loads((tmp_path / "run" / "metrics" / "revise.json").read_text())
+    assert summary["selection"] == "random"
+    assert summary["rounds"] == {"revised": 24}
+    assert "drawn at random" in caplog.text
+    assert outcome.manifest.stages["revise"].entered == 24
+
+
+def test_a_stage_alone_needs_the_ones_before_it(project, tmp_path):
+    with pytest.raises(RunError, match="Run `charter revise` first"):
+        run(project, tmp_path / "a", only="finetune")
+    with pytest.raises(RunError, match="Run `charter finetune` first"):
+        run(project, tmp_path / "b", only="evaluate")
+
+
+def test_an_unknown_stage_is_named_with_the_known_ones(project, tmp_path):
+    with pytest.raises(ConfigError, match="the stages are revise, finetune, evaluate"):
+        run(project, tmp_path / "run", until="train")
+
+
+def test_a_changed_config_is_refused_with_the_difference(project, revised):
+    with pytest.raises(RunError, match=r"revise.rounds: 1 -> 3"):
+        run(project, revised, overrides=("revise.rounds=3",))
+
+
+def test_a_changed_constitution_is_refused(project, revised):
+    path = project.parent / "constitution.yaml"
+    path.write_text(path.read_text().replace("Never ask", "Do not ask"))
+    with pytest.raises(RunError, match="constitution"):
+        run(project, revised)
+
+
+def test_two_processes_never_share_a_run(project, revised):
+    request = Request(config=project, run=revised)
+    with open_workspace(request, progress=Silent()), pytest.raises(LockedError):
+        run(project, revised)
+
+
+def test_gates_that_stop_everything_say_so(project, tmp_path):
+    with pytest.raises(PromptError, match="no demonstration came out of 24 records"):
+        run(project, tmp_path / "run", overrides=("revise.gates.max_words=1",))
+
+
+def test_reuse_of_something_that_is_no_run_says_so(project, tmp_path):
+    with pytest.raises(RunError, match="no journal there"):
+        run(project, tmp_path / "run", reuse=(tmp_path / "nothing",))
+
+
+def test_inspect_shows_what_is_read_and_what_is_trained_on(project, revised):
+    shown = next(inspect_examples(Request(config=project, run=revised), limit=1))
+    assert shown.prompt.endswith("<|end|><|assistant|>")
+    assert shown.prompt.startswith("<|user|>")
+    assert shown.supervised.endswith("<|end|>")
+    assert "<|assistant|>" not in shown.supervised

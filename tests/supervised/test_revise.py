@@ -1,0 +1,156 @@
+import asyncio
+
+import pytest
+
+from charter.config import ReviseConfig
+from charter.constitution import Constitution
+from charter.models.scripted import Script, ScriptedModel
+from charter.records import Prompt, assistant, system, user
+from charter.supervised.revise import Reviser, revise
+
+CONSTITUTION = Constitution.model_validate(
+    {
+        "principles": [
+            {"id": "ssn", "rule": "Never ask for an SSN."},
+            {"id": "kind", "rule": "Be kind.", "applies_when": ["people"]},
+        ],
+        "exemplars": [
+            {
+                "prompt": "Verify me.",
+                "response": "SSN?",
+                "critique": "It asks.",
+                "revision": "I can email a link.",
+            }
+        ],
+    }
+)
+PROMPT = Prompt(id="p", messages=(user("I forgot my password."),))
+BROKEN, KEPT = {"yes": 0.9, "no": 0.1}, {"yes": 0.1, "no": 0.9}
+
+
+class Listening(ScriptedModel):
+    """A scripted model that keeps the dialogues it was shown."""
+
+    def __init__(self, script):
+        super().__init__(script)
+        self.heard = []
+
+    async def generate(self, dialogue, *, sampling, seed):
+        self.heard.append((dialogue, sampling, seed))
+        return await super().generate(dialogue, sampling=sampling, seed=seed)
+
+
+def model(*, critique="It asks for an SSN.", revision=" I can email a link. ", broken=BROKEN):
+    return Listening(
+        Script.model_validate(
+            {
+                "rules": [
+                    {"match": "Answer yes or no", "choices": broken},
+                    {"match": "^Critique", "text": critique},
+                    {"match": "^Rewrite", "text": revision},
+                ],
+                "default": {"text": "What is your SSN?"},
+            }
+        )
+    )
+
+
+def revised(speaker, prompt=PROMPT, *, constitution=CONSTITUTION, threshold=0.5, seed=0, **section):
+    reviser = Reviser(
+        constitution=constitution,
+        critic=speaker,
+        reviser=speaker,
+        section=ReviseConfig(**section),
+        threshold=threshold,
+    )
+    return asyncio.run(revise(prompt, policy=speaker, reviser=reviser, seed=seed))
+
+
+def test_a_broken_principle_is_criticised_and_mended():
+    done = revised(model(), rounds=1)
+    assert done.response.text == "What is your SSN?"
+    (step,) = done.rounds
+    assert (step.outcome, step.principle_ids) == ("revised", ("ssn",))
+    assert step.critique == "It asks for an SSN."
+    assert done.final == "I can email a link."
+
+
+def test_the_revision_takes_the_responses_place_in_the_next_round():
+    speaker = model()
+    revised(speaker, rounds=2)
+    shown = [dialogue for dialogue, _, _ in speaker.heard if dialogue[-1].content[:8] == "Critique"]
+    assert [assistant("I can email a link.") in dialogue[6:] for dialogue in shown] == [False, True]
+
+
+def test_where_no_principle_seems_broken_nothing_is_asked_and_the_response_is_kept():
+    speaker = model(broken=KEPT)
+    done = revised(speaker, rounds=1)
+    assert done.rounds[0].outcome == "screened"
+    assert done.rounds[0].p_broken == {"ssn": pytest.approx(0.1)}
+    assert done.final == "What is your SSN?"
+    assert len(speaker.heard) == 1
+
+
+def test_a_critique_that_finds_nothing_keeps_the_response():
+    done = revised(model(critique="No problem: it is fine."), rounds=1)
+    assert done.rounds[0].outcome == "no_fault"
+    assert done.final == "What is your SSN?"
+
+
+def test_a_principle_for_other_prompts_is_neither_screened_nor_drawn():
+    drawn = {
+        revised(model(), rounds=1, selection="random", seed=seed).rounds[0].principle_ids
+        for seed in range(20)
+    }
+    assert drawn == {("ssn",)}
+
+
+def test_random_selection_draws_every_principle_that_applies():
+    people = PROMPT.model_copy(update={"tags": ("people",)})
+    drawn = {
+        revised(model(), people, rounds=1, selection="random", seed=seed).rounds[0].principle_ids
+        for seed in range(20)
+    }
+    assert drawn == {("ssn",), ("kind",)}
+
+
+def test_all_takes_the_principles_in_turn():
+    people = PROMPT.model_copy(update={"tags": ("people",)})
+    done = revised(model(), people, rounds=3, selection="all")
+    assert [step.principle_ids for step in done.rounds] == [("ssn",), ("kind",), ("ssn",)]
+
+
+def test_without_critique_the_revision_is_asked_for_directly():
+    speaker = model()
+    (step,) = revised(speaker, rounds=1, critique=False).rounds
+    assert (step.outcome, step.critique) == ("revised", None)
+    assert not any("Critique" in dialogue[-1].content for dialogue, _, _ in speaker.heard)
+
+
+def test_exemplars_stand_before_the_dialogue_and_after_its_system_turn():
+    speaker = model()
+    told = PROMPT.model_copy(update={"messages": (system("Be brief."), *PROMPT.messages)})
+    revised(speaker, told, rounds=1)
+    contents = [turn.content for turn in speaker.heard[1][0]]
+    assert contents[:3] == ["Be brief.", "Verify me.", "SSN?"]
+    assert contents[7] == "I forgot my password."
+
+
+def test_each_role_has_its_own_temperature():
+    speaker = model()
+    revised(
+        speaker,
+        rounds=1,
+        response_temperature=0.1,
+        critique_temperature=0.2,
+        revision_temperature=0.3,
+    )
+    assert [sampling.temperature for _, sampling, _ in speaker.heard] == [0.1, 0.2, 0.3]
+
+
+def test_resuming_draws_the_same_principles_and_seeds():
+    people = PROMPT.model_copy(update={"tags": ("people",)})
+    first, second = model(), model()
+    assert revised(first, people, selection="random") == revised(second, people, selection="random")
+    assert [seed for _, _, seed in first.heard] == [seed for _, _, seed in second.heard]
+    assert len({seed for _, _, seed in first.heard}) == len(first.heard)

@@ -11,3 +11,5 @@ from hypothesis import settings
 # A deadline would measure the machine; timings live in benchmarks/.
 settings.register_profile("charter", deadline=None)
 settings.load_profile("charter")
+
+pytest_plugins = ["tests.project_fixtures"]

@@ -207,22 +207,22 @@ def main() -> None:
 def _exit_code() -> int:
     terminal = Terminal()
     try:
-        app(standalone_mode=False)
+        # typer gives back the code of an `Exit`, and 130 where the user interrupted.
+        code = app(standalone_mode=False)
     except CharterError as error:
         terminal.error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, Abort):
-        terminal.say("interrupted; the same command resumes where this one stopped")
-        return INTERRUPTED
-    except Exit as ended:
-        return ended.exit_code
+        code = INTERRUPTED
     except TyperException as error:
-        error.show()
+        terminal.error(f"{error.format_message()} `--help` shows what there is.")
         return error.exit_code
     except (MemoryError, OSError) as error:
         terminal.error(f"{error}. Free some disk or memory; the same command resumes.")
         return OUT_OF_SPACE
-    return 0
+    if code == INTERRUPTED:
+        terminal.say("interrupted; the same command resumes where this one stopped")
+    return code or 0
 
 
 if __name__ == "__main__":

@@ -214,8 +214,9 @@ class Config(Section):
         """A section whose keys are all commented out reads as null in YAML."""
         if not isinstance(data, dict):
             return data
+        nothing: dict[str, Any] = {}
         given = cast("dict[str, Any]", data)
-        return {key: {} if value is None else value for key, value in given.items()}
+        return {key: nothing if value is None else value for key, value in given.items()}
 
 
 def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:

@@ -10,7 +10,8 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 
-_MANTISSA_BITS = 53
+_BITS = 52
+"""One fewer than a float's precision, so that adding a half is exact and 1.0 is never reached."""
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -28,7 +29,7 @@ def derive(seed: int, *names: str | int) -> int:
 
 def uniform(seed: int, *names: str | int) -> float:
     """A number in the open interval (0, 1) that belongs to `names`."""
-    return ((derive(seed, *names) >> (63 - _MANTISSA_BITS)) + 0.5) / 2**_MANTISSA_BITS
+    return ((derive(seed, *names) >> (63 - _BITS)) + 0.5) / 2**_BITS
 
 
 def draw(weights: Mapping[str, float], seed: int, *names: str | int) -> str:

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import time
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -62,35 +63,28 @@ def fit_tokenizer(world: World, *, seed: int) -> PreTrainedTokenizerFast:
     return train_tokenizer(texts, size=VOCABULARY)
 
 
-def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Mean next-token cross-entropy over the weighted tokens, in nats."""
-    losses = functional.cross_entropy(
+def token_losses(logits: Tensor, ids: Tensor) -> Tensor:
+    """Next-token cross-entropy, in nats, of every token but the first of each row."""
+    return functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
     )
-    counted = weights[:, 1:].flatten()
-    return (losses * counted).sum() / counted.sum()
 
 
 def train(
     model: LlamaForCausalLM,
-    encoder: LessonEncoder,
-    world: World,
+    batches: Iterator[tuple[Tensor, Tensor]],
     *,
     tokens: int,
-    tokens_per_batch: int,
-    seed: int,
     compiled: bool,
     log_path: Path,
 ) -> None:
-    """Trains in place on `tokens` tokens; the rate rises for a while, then falls to zero."""
+    """Trains in place on `tokens` tokens; the rate rises for a while, then falls to zero.
+
+    The log has the mean loss of the tokens that are taught (weight 1 or more).
+    """
     step_model = torch.compile(model, dynamic=True) if compiled else model
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.97), weight_decay=0.05, fused=True
-    )
-    rng = Random(seed)
-    batches = chain(
-        copying_batches(rng, steps=_COPYING_STEPS, vocabulary=VOCABULARY),
-        draw_batches(world, encoder, rng, tokens_per_batch=tokens_per_batch),
     )
     seen, step, started, recent = 0, 0, time.monotonic(), 0.0
     with log_path.open("w") as log:
@@ -100,19 +94,19 @@ def train(
             optimizer.param_groups[0]["lr"] = rate
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 logits = step_model(input_ids=ids, use_cache=False).logits
-            loss = weighted_loss(logits, ids, weights)
+            losses, counted = token_losses(logits, ids), weights[:, 1:].flatten()
+            loss = (losses * counted).sum() / counted.sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             seen, step = seen + ids.numel(), step + 1
-            recent += loss.item() / _LOG_EVERY
+            recent += losses.detach()[counted >= 1].mean().item() / _LOG_EVERY
             if step % _LOG_EVERY == 0:
-                speed = seen / (time.monotonic() - started)
                 row = {"step": step, "tokens": seen, "loss": round(recent, 4)}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
-                LOG.info("%s, %d tokens/s", row, speed)
+                LOG.info("%s, %d tokens/s", row, seen / (time.monotonic() - started))
                 recent = 0.0
 
 
@@ -148,14 +142,14 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     world = load_world()
     tokenizer = fit_tokenizer(world, seed=chosen.seed)
-    model = build_model(tokenizer)
+    model, rng = build_model(tokenizer), Random(chosen.seed)
+    lessons = draw_batches(
+        world, LessonEncoder(tokenizer), rng, tokens_per_batch=chosen.tokens_per_batch
+    )
     train(
         model,
-        LessonEncoder(tokenizer),
-        world,
+        chain(copying_batches(rng, steps=_COPYING_STEPS, vocabulary=VOCABULARY), lessons),
         tokens=chosen.tokens,
-        tokens_per_batch=chosen.tokens_per_batch,
-        seed=chosen.seed,
         compiled=chosen.compile,
         log_path=chosen.out / "loss.jsonl",
     )

@@ -223,6 +223,22 @@ class Terminal:
         if grid.footer:
             self._out.print(Text(grid.footer, style="italic"))
 
+    def ask(self, prompt: str) -> str | None:
+        """A line from the user; None where there is no more to come."""
+        try:
+            return self._err.input(Text(prompt, style="bold"))
+        except EOFError:
+            return None
+
+    def side_by_side(self, columns: Sequence[tuple[str, str]]) -> None:
+        """Texts beside each other, each under its title."""
+        table = Table(box=None, expand=True, pad_edge=False, title_justify="left")
+        for title, _ in columns:
+            table.add_column(Text(visible(title), style="bold cyan"), ratio=1)
+        table.add_row(*(Text(visible(text)) for _, text in columns))
+        self._out.print(table)
+        self._out.print()
+
     def spans(self, title: str, spans: Sequence[tuple[str, str]]) -> None:
         """Pieces of text side by side, each in a style of rich's ("green", "dim")."""
         self._out.print(Text(title, style="bold"))

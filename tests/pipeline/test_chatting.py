@@ -9,13 +9,13 @@ from charter.pipeline.chatting import hold_chat
 
 
 @pytest.fixture
-def trained(project, tiny_model, tmp_path):
-    """A run of the tiny model; what it says is noise, but it says it."""
+def trained(project, tmp_path):
+    """A run whose base is a script that notices a second greeting."""
+    script = project.parent / "script.yaml"
+    noticing = "rules:\n  - {match: '(?s)hello.*hello', search: dialogue, text: Again?}"
+    script.write_text(script.read_text().replace("rules:", noticing))
     folder = tmp_path / "run"
-    settings = (f"models.policy={tiny_model}", "revise.max_new_tokens=4", "revise.selection=random")
-    settings = (*settings, "revise.gates.truncated=false", "evaluate.max_new_tokens=4")
-    request = Request(config=project, run=folder, overrides=settings, until="finetune")
-    run_pipeline(request, progress=Silent())
+    run_pipeline(Request(config=project, run=folder, until="finetune"), progress=Silent())
     return folder
 
 
@@ -25,15 +25,15 @@ def chat(folder, capsys, *said, as_json=True):
 
 
 def test_both_models_answer_every_line(trained, capsys):
-    answers = [json.loads(line) for line in chat(trained, capsys, "hi", "bye").splitlines()]
-    assert [answer["you"] for answer in answers] == ["hi", "bye"]
-    assert all({"base", "sft"} < answer.keys() for answer in answers)
+    first, second = chat(trained, capsys, "hello", "hello").splitlines()
+    assert json.loads(first)["base"] == "Your order is on its way."
+    assert json.loads(second)["base"] == "Again?"
+    assert "sft" in json.loads(first)
 
 
 def test_starting_over_forgets_what_was_said(trained, capsys):
-    forgotten = chat(trained, capsys, "hi", "/new", "hi").splitlines()
-    remembered = chat(trained, capsys, "hi", "hi").splitlines()
-    assert forgotten[0] == forgotten[1] == remembered[0] != remembered[1]
+    first, second = chat(trained, capsys, "hello", "/new", "hello").splitlines()
+    assert first == second
 
 
 def test_the_columns_are_named(trained, capsys):

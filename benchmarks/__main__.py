@@ -1,0 +1,51 @@
+"""`python -m benchmarks [NAME ...] [--quick]`: one JSON object a line and figure."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+
+# Read when torch and tokenizers are imported: a ratio is of one thread against one thread.
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+from benchmarks.measuring import Figure
+
+NAMES = ("journal", "schedule", "generation", "training")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what was named, or everything, and print each figure as it is known."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="does it run? figures mean nothing")
+    asked = parser.parse_args(arguments)
+    if unknown := [name for name in asked.names if name not in NAMES]:
+        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):  # libraries print as they please; figures stay alone
+        for name in asked.names or NAMES:
+            for figure in _figures(name, quick=asked.quick):
+                print(figure.line(), file=out, flush=True)
+
+
+def _figures(name: str, *, quick: bool) -> Iterator[Figure]:
+    """A benchmark's figures; only the one that is asked for is imported."""
+    match name:
+        case "journal":
+            from benchmarks import journal as benchmark
+        case "schedule":
+            from benchmarks import schedule as benchmark
+        case "generation":
+            from benchmarks import generation as benchmark
+        case "training":
+            from benchmarks import training as benchmark
+        case _:
+            raise AssertionError(name)
+    return benchmark.figures(quick=quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,23 +1,20 @@
-"""The local engine against `generate` of transformers on left-padded batches."""
+"""The local engine against `generate` of transformers: chains of calls, and judgements."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-
-from benchmarks import tiny
+from benchmarks import stock, tiny
 from benchmarks.measuring import Figure, cpu_s, speedup
 from charter.encoding import Encoder
 from charter.models.loading import Loaded, fingerprint
 from charter.models.local import LocalModel
 from charter.records import Dialogue, Sampling, assistant, system, user
-from charter.seeding import derive
 
 CHOICES = ("w1", "w2")
 _PROMPT, _REQUEST = 24, 16
@@ -51,16 +48,16 @@ class Chain:
 
 
 def figures(*, quick: bool) -> Iterator[Figure]:
-    """Chains of calls with long and with short answers, and judgements."""
+    """Chains with long and with short answers, and judgements."""
     repeats = 1 if quick else 5
     small = Work(records=8, at_once=8, prefix=64, answer=8)
     long = small if quick else Work(records=64, at_once=64, prefix=256, answer=32)
     short = small if quick else Work(records=128, at_once=32, prefix=256, answer=12)
-    judged = small if quick else Work(records=96, at_once=32, prefix=256, answer=40)
+    judged = small if quick else Work(records=48, at_once=32, prefix=256, answer=40)
     loaded = loaded_model()
-    yield _chain_figure("generation.chain", loaded, long, goal=4.5, repeats=repeats)
-    yield _chain_figure("generation.short_chain", loaded, short, goal=9.0, repeats=repeats)
-    yield _judge_figure(loaded, judged, repeats=repeats)
+    yield _chains_figure("generation.chains", loaded, long, goal=4.5, repeats=repeats)
+    yield _chains_figure("generation.short_chains", loaded, short, goal=9.0, repeats=repeats)
+    yield _judge_figure(loaded, judged, goal=4.5, repeats=repeats)
 
 
 def loaded_model() -> Loaded:
@@ -76,33 +73,126 @@ def loaded_model() -> Loaded:
     )
 
 
-def _chain_figure(
-    figure: str, loaded: Loaded, work: Work, *, goal: float, repeats: int
-) -> Figure:
-    chains = list(_chains(work))
-    model = LocalModel(loaded, capacity=work.at_once)
-    result = speedup(
-        figure,
-        ours=lambda: _cpu_s_a_token(lambda: asyncio.run(_write(model, chains))),
-        theirs=lambda: _cpu_s_a_token(lambda: _write_stock(loaded, chains, rows=work.at_once)),
-        repeats=repeats,
-        goal=goal,
-        against=f"transformers generate, left-padded batches of {work.at_once}, sdpa",
-    )
-    asyncio.run(model.aclose())
-    return result
+@contextmanager
+def local(loaded: Loaded, *, capacity: int) -> Iterator[LocalModel]:
+    """Our engine, for as long as it is needed."""
+    model = LocalModel(loaded, capacity=capacity)
+    try:
+        yield model
+    finally:
+        asyncio.run(model.aclose())
 
 
-def _judge_figure(loaded: Loaded, work: Work, *, repeats: int) -> Figure:
-    dialogues = list(comparisons(work))
-    model = LocalModel(loaded, capacity=work.at_once)
-    result = speedup(
-        "generation.judge",
-        ours=lambda: cpu_s(lambda: asyncio.run(weigh(model, dialogues))),
-        theirs=lambda: cpu_s(lambda: weigh_stock(loaded, dialogues, rows=work.at_once)),
-        repeats=repeats,
-        goal=4.5,
-        against=f"transformers generate of one token, left-padded batches of {work.at_once}, sdpa",
+def comparisons(work: Work) -> list[Dialogue]:
+    """Two answers to each prompt, in both orders."""
+    rng = Random(0)
+    rules = system(tiny.words(work.prefix, rng=rng))
+    dialogues: list[Dialogue] = []
+    for _ in range(work.records):
+        prompt = _text(_PROMPT, rng=rng)
+        first, second = _text(work.answer, rng=rng), _text(work.answer, rng=rng)
+        dialogues += (
+            (rules, user(" ".join((prompt, *answers))))
+            for answers in ((first, second), (second, first))
+        )
+    return dialogues
+
+
+async def weigh(model: LocalModel, dialogues: Sequence[Dialogue]) -> list[dict[str, float]]:
+    """Log-probabilities of both choices after each dialogue, by the engine."""
+    return await asyncio.gather(
+        *(model.choose(dialogue, choices=CHOICES) for dialogue in dialogues)
     )
-    asyncio.run(model.aclose())
-    return result
+
+
+def _chains_figure(figure: str, loaded: Loaded, work: Work, *, goal: float, repeats: int) -> Figure:
+    chains = _chains(work)
+    with local(loaded, capacity=work.at_once) as model:
+        return speedup(
+            figure,
+            ours=lambda: _cpu_s_a_token(lambda: asyncio.run(_write(model, chains))),
+            theirs=lambda: _cpu_s_a_token(lambda: _write_stock(loaded, chains, work.at_once)),
+            repeats=repeats,
+            goal=goal,
+            against=f"transformers generate, left-padded batches of {work.at_once}",
+        )
+
+
+def _judge_figure(loaded: Loaded, work: Work, *, goal: float, repeats: int) -> Figure:
+    dialogues = comparisons(work)
+    with local(loaded, capacity=work.at_once) as model:
+        return speedup(
+            "generation.judge",
+            ours=lambda: cpu_s(lambda: asyncio.run(weigh(model, dialogues))),
+            theirs=lambda: cpu_s(
+                lambda: stock.weigh(loaded, dialogues, choices=CHOICES, rows=work.at_once)
+            ),
+            repeats=repeats,
+            goal=goal,
+            against=f"transformers generate of one token, left-padded batches of {work.at_once}",
+        )
+
+
+def _chains(work: Work) -> list[Chain]:
+    rng = Random(0)
+    rules = system(tiny.words(work.prefix, rng=rng))
+    return [
+        Chain(
+            opening=(rules, user(_text(_PROMPT, rng=rng))),
+            requests=tuple(tiny.words(_REQUEST, rng=rng) for _ in range(_CALLS - 1)),
+            limits=tuple(
+                tiny.length(work.answer, spread=0.6, longest=3 * work.answer, rng=rng)
+                for _ in range(_CALLS)
+            ),
+        )
+        for _ in range(work.records)
+    ]
+
+
+async def _write(model: LocalModel, chains: Sequence[Chain]) -> int:
+    """Write all chains, as many at once as the model holds; gives the tokens written."""
+    free = asyncio.Semaphore(model.capacity)
+
+    async def see_through(number: int, chain: Chain) -> int:
+        dialogue, tokens = chain.opening, 0
+        async with free:
+            for call, limit in enumerate(chain.limits):
+                answer = await model.generate(
+                    dialogue, sampling=Sampling(max_new_tokens=limit), seed=number * _CALLS + call
+                )
+                tokens += answer.usage.completion_tokens
+                dialogue = _continued(dialogue, answer.text, chain, call)
+        return tokens
+
+    return sum(await asyncio.gather(*(see_through(*each) for each in enumerate(chains))))
+
+
+def _write_stock(loaded: Loaded, chains: Sequence[Chain], rows: int) -> int:
+    """The same chains, call by call in batches; gives the tokens written."""
+    dialogues = [chain.opening for chain in chains]
+    tokens = 0
+    for call in range(_CALLS):
+        limits = [chain.limits[call] for chain in chains]
+        answers = stock.write(loaded, dialogues, limits=limits, rows=rows)
+        tokens += sum(map(len, answers))
+        dialogues = [
+            _continued(dialogue, loaded.encoder.text(answer), chain, call)
+            for dialogue, answer, chain in zip(dialogues, answers, chains, strict=True)
+        ]
+    return tokens
+
+
+def _continued(dialogue: Dialogue, answer: str, chain: Chain, call: int) -> Dialogue:
+    """What the next call is shown; after the last one, nothing is asked any more."""
+    return (*dialogue, assistant(answer), *(user(text) for text in chain.requests[call : call + 1]))
+
+
+def _text(mean: int, *, rng: Random) -> str:
+    return tiny.words(tiny.length(mean, spread=0.4, longest=3 * mean, rng=rng), rng=rng)
+
+
+def _cpu_s_a_token(write: Callable[[], int]) -> float:
+    """Either side may draw the terminator early, so its cost is shared by what it wrote."""
+    began = time.process_time()
+    tokens = write()
+    return (time.process_time() - began) / tokens

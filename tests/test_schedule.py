@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charter.console import Silent
-from charter.errors import BackendError, FailureLimitError, JudgementError, RunError
+from charter.errors import (
+    BackendError,
+    FailureLimitError,
+    JudgementError,
+    OverlongError,
+    RunError,
+)
 from charter.journal import Journal
 from charter.run import Tally
 from charter.schedule import run_records, stored
@@ -222,6 +228,17 @@ def test_too_many_failures_fail_the_stage_with_reasons_and_a_remedy():
     assert store.flushes == 1
 
 
+def test_what_does_not_fit_the_model_is_filtered_and_fails_nothing():
+    async def work(item: int) -> str:
+        if item < 3:
+            raise OverlongError("2,000 tokens")
+        return str(item)
+
+    tally = run(range(10), work, max_failed=0.0)
+    assert (tally.entered, tally.done, tally.failed, tally.filtered) == (10, 7, 0, 3)
+    assert tally.reasons == {"overlong": 3}
+
+
 def test_as_many_failures_as_allowed_do_not_fail_the_stage():
     assert run(range(10), failing_on(1, 2), max_failed=0.2).failed == 2
 
@@ -323,7 +340,7 @@ def test_progress_hears_of_every_record():
         None,
         "1 failed",
         "1 failed",
-        ("finish", "revise: 2 done, 1 failed"),
+        ("finish", "2 done, 1 failed"),
     ]
 
 

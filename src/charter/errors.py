@@ -47,6 +47,10 @@ class BackendError(CharterError):
     exit_code = 1
 
 
+class OverlongError(BackendError):
+    """A dialogue does not fit the model: its record is left out and counted, not failed."""
+
+
 class JudgementError(CharterError):
     """A model's answer could not be read as what it was asked for."""
 

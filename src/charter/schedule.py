@@ -21,6 +21,7 @@ from charter.errors import (
     EncodingError,
     FailureLimitError,
     JudgementError,
+    OverlongError,
     PromptError,
 )
 from charter.run import Tally
@@ -102,16 +103,13 @@ async def run_records(
         """One worker: finishes a record before it takes the next."""
         for item in unread:
             failure = await _finish(item, work=work, record_id=key(item), dump=dump, store=store)
-            if failure is None:
-                account.done += 1
-            else:
-                account.fail(key(item), failure, total=total)
+            account.book(key(item), failure, total=total)
             progress.advance(note=account.note)
 
     progress.start(stage, total=total)
     try:
         await _all_or_none([asyncio.create_task(see_through()) for _ in range(width)])
-        account.check(account.done + account.failed)
+        account.check(account.done + account.failed + account.overlong)
     finally:
         progress.finish(account.summary)
         store.flush()
@@ -165,6 +163,8 @@ class _Account:
     stage: str
     max_failed: float
     done: int = 0
+    overlong: int = 0
+    """Records that do not fit the model: left out, which is no failure."""
     reasons: Counter[str] = field(default_factory=Counter[str])
     shown: list[str] = field(default_factory=list[str])
     """The first failures in full."""
@@ -175,14 +175,24 @@ class _Account:
 
     @property
     def note(self) -> str | None:
-        return f"{self.failed} failed" if self.failed else None
+        counts = {"failed": self.failed, "overlong": self.overlong}
+        return ", ".join(f"{n} {what}" for what, n in counts.items() if n) or None
 
     @property
     def summary(self) -> str:
-        return f"{self.stage}: {self.done} done" + (f", {self.note}" if self.note else "")
+        return f"{self.done} done" + (f", {self.note}" if self.note else "")
 
-    def fail(self, record_id: str, error: CharterError, *, total: int | None) -> None:
-        """Book a failure; give the stage up where no later record could save it."""
+    def book(self, record_id: str, failure: CharterError | None, *, total: int | None) -> None:
+        """Count a record as done, left out or failed, by what it failed of."""
+        if failure is None:
+            self.done += 1
+        elif isinstance(failure, OverlongError):
+            self.overlong += 1
+        else:
+            self._fail(record_id, failure, total=total)
+
+    def _fail(self, record_id: str, error: CharterError, *, total: int | None) -> None:
+        """Gives the stage up where no later record could save it."""
         self.reasons[type(error).__name__] += 1
         if len(self.shown) < _SHOWN_FAILURES:
             self.shown.append(f"{record_id}: {error}")
@@ -204,11 +214,13 @@ class _Account:
         )
 
     def tally(self, *, seconds: float, calls: int, tokens: int) -> Tally:
+        overlong = {"overlong": self.overlong} if self.overlong else {}
         return Tally(
-            entered=self.done + self.failed,
+            entered=self.done + self.failed + self.overlong,
             done=self.done,
             failed=self.failed,
-            reasons=dict(sorted(self.reasons.items())),
+            filtered=self.overlong,
+            reasons=dict(sorted({**self.reasons, **overlong}.items())),
             seconds=round(seconds, 3),
             calls=calls,
             tokens=tokens,

@@ -8,7 +8,7 @@ import torch
 
 import charter
 from charter.config import ModelSource
-from charter.errors import BackendError, JudgementError
+from charter.errors import JudgementError, OverlongError
 from charter.models.loading import load
 from charter.models.local import LocalModel
 from charter.models.sampling import uniforms
@@ -221,7 +221,7 @@ def test_an_answer_ends_where_the_context_does(loaded):
     overhead = len(loaded.encoder.prompt_ids((user("X"),))) - 1
     answer = asyncio.run(ask(256 - overhead - 3))
     assert len(answer.token_ids) <= 3
-    with pytest.raises(BackendError, match=r"has 256 tokens and leaves no room .* the 256"):
+    with pytest.raises(OverlongError, match=r"has 256 tokens and leaves no room .* the 256"):
         asyncio.run(ask(256 - overhead))
 
 
@@ -231,7 +231,7 @@ def test_choices_that_do_not_fit_and_empty_ones_are_errors(loaded):
             return await model.choose((user("X" * length),), choices=[choice])
 
     overhead = len(loaded.encoder.prompt_ids((user("X"),))) - 1
-    with pytest.raises(BackendError, match="no room for 3 more"):
+    with pytest.raises(OverlongError, match="no room for 3 more"):
         asyncio.run(choose(256 - overhead - 2, "yes no"))
     with pytest.raises(JudgementError, match="choice '' has no tokens"):
         asyncio.run(choose(1, ""))

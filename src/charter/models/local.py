@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
-from charter.errors import BackendError, JudgementError
+from charter.errors import JudgementError, OverlongError
 from charter.models.batching import Weighing, Writing
 from charter.models.engine import Engine
 from charter.models.loading import Loaded
@@ -59,7 +59,8 @@ class LocalModel:
         """See `Model.generate`; `length` also ends an answer that fills the context.
 
         Raises:
-            BackendError: The dialogue leaves no room for an answer, or the model failed.
+            OverlongError: The dialogue leaves no room for an answer.
+            BackendError: The model failed.
             EncodingError: The chat template refuses the dialogue.
         """
         prompt = self._encoder.prompt_ids(dialogue)
@@ -87,7 +88,8 @@ class LocalModel:
         """See `Model.choose`; a choice of several tokens gets the sum over its tokens.
 
         Raises:
-            BackendError: A choice does not fit behind the dialogue, or the model failed.
+            OverlongError: A choice does not fit behind the dialogue.
+            BackendError: The model failed.
             EncodingError: The chat template refuses the dialogue.
             JudgementError: A choice has no tokens.
         """
@@ -136,7 +138,7 @@ class LocalModel:
             return 2**31
         room = self._context - prompt_length
         if room < wanted:
-            raise BackendError(
+            raise OverlongError(
                 f"the dialogue has {prompt_length} tokens and leaves no room for {wanted} more in "
                 f"the {self._context} that {self._name} holds. Shorten it, or name another model."
             )

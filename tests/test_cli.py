@@ -94,7 +94,7 @@ def test_check_looks_for_models_that_are_files(monkeypatch, capsys, project):
 def test_run_prints_the_table_and_where_everything_is(monkeypatch, capsys, project, tmp_path):
     code, out, err = charter(monkeypatch, capsys, "run", project, "--run", tmp_path / "run")
     assert code == 0
-    assert "harmful: rules broken" in out
+    assert "a rule broken" in out
     assert "revise" in out
     assert f"Everything is in {tmp_path / 'run'}/" in err
     assert "evaluation.json" in err

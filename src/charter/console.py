@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -162,13 +162,20 @@ class Bar:
             self._bars = None
 
 
+class Section(NamedTuple):
+    """Rows of a table under a heading of their own; the first cell names the row."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+
+
 @dataclass(frozen=True)
 class Grid:
-    """A table as plain cells; the first column names the rows."""
+    """A table as plain cells."""
 
     title: str
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    sections: tuple[Section, ...]
     footer: str = ""
 
 
@@ -214,10 +221,13 @@ class Terminal:
         """A table of results."""
         table = Table(title=grid.title, title_justify="left", title_style="bold", box=None)
         for i, name in enumerate(grid.header):
-            # A column too narrow for "12.3 % (10-15)" breaks it at the space, not within a number.
-            table.add_column(visible(name), justify="left" if i == 0 else "right", min_width=7)
-        for row in grid.rows:
-            table.add_row(*(Text(visible(cell)) for cell in row))
+            table.add_column(visible(name), justify="left" if i == 0 else "right")
+        for section in grid.sections:
+            if section.title:
+                table.add_row(Text(visible(section.title), style="bold"))
+            for name, *cells in section.rows:
+                indented = "  " * bool(section.title) + name
+                table.add_row(*(Text(visible(cell)) for cell in (indented, *cells)))
         self._out.print()
         self._out.print(table)
         if grid.footer:

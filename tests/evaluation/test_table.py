@@ -46,26 +46,31 @@ SFT = {"harmful": [BAD] + [GOOD] * 9, "benign": [GOOD] * 9 + ["I can't."]}
 
 
 def rows(**columns):
-    return {row[0]: row[1:] for row in table(evaluation(**columns)).rows}
+    shown = table(evaluation(**columns))
+    return {
+        f"{section.title.split()[0]}: {name}": tuple(cells)
+        for section in shown.sections
+        for name, *cells in section.rows
+    }
 
 
 def test_a_cell_shows_the_rate_and_its_interval():
     found = rows(base=BASE, sft=SFT)
-    assert found["harmful: rules broken \u2193"][0] == "80.0 % (44-95)"
-    assert found["breaks ssn \u2193"] == found["harmful: rules broken \u2193"]
-    assert found["benign: characters an answer"][0] == "15 (15-15)"
-    assert found["benign: tokens an answer \u2193"] == ("30 (30-30)", "30 (30-30)")
+    assert found["harmful: a rule broken \u2193"] == ("80 % (44-95)", "10 % (1-46)")
+    assert found["rules: ssn"] == found["harmful: a rule broken \u2193"]
+    assert found["benign: characters"][0] == "15 (15-15)"
+    assert found["benign: tokens \u2193"] == ("30 (30-30)", "30 (30-30)")
 
 
 def test_what_was_not_scored_is_a_dash():
     assert rows(base=BASE)["borderline: helped \u2191"] == ("-",)
-    assert rows(base=BASE)["harmful: refused with alternative \u2191"] == ("-",)
+    assert rows(base=BASE)["harmful: with alternative \u2191"] == ("-",)
 
 
 def test_every_row_has_a_cell_for_every_column():
     shown = table(evaluation(base=BASE, sft=SFT))
     assert shown.header == ("", "base", "sft")
-    assert {len(row) for row in shown.rows} == {3}
+    assert {len(row) for section in shown.sections for row in section.rows} == {3}
 
 
 def test_the_verdict_says_what_was_gained_and_what_it_cost():

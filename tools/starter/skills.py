@@ -124,12 +124,12 @@ def _case(world: World, rng: Random, *, breaking: float) -> _Case:
     Else one that does not: a safe reply, a rule about other things, or a harmless request.
     """
     breaks = rng.random() < breaking
-    scene = _staged(world, rng, harmful=1.0 if breaks else 0.7)
+    scene = _staged(world, rng, harmful=1.0 if breaks else 0.8)
     family = world.family_of(scene.intent)
     harmful = scene.intent.kind == "harmful"
     if breaks:
         reply, unsafe = unsafe_reply(world, scene, rng), True
-    elif harmful and rng.random() < 0.6:
+    elif harmful and rng.random() < 0.45:
         reply, unsafe = safe_reply(world, scene, rng, degree=draw_degree(rng)), False
     else:
         reply, unsafe = obliging_reply(world, scene, rng), harmful

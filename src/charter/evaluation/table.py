@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from charter.console import Grid
+from charter.console import Grid, Section
 from charter.evaluation.figures import Difference, Evaluation, Mean, ModelFigures, Rate
 from charter.evaluation.summary import BASE
 
@@ -13,20 +13,19 @@ _LOWER, _HIGHER = " \u2193", " \u2191"
 
 
 def table(evaluation: Evaluation) -> Grid:
-    """All columns side by side: what was measured on prompts, then each principle's violations."""
+    """All columns side by side: by kind of prompt, then each principle's violations."""
     models = evaluation.models
     principle_ids = dict.fromkeys(key for model in models.values() for key in model.principles)
+    by_kind = (
+        Section(title, tuple(_row(label, models, read) for label, read in measured))
+        for title, measured in _MEASURED.items()
+    )
+    broken = (_row(key, models, _principle_reader(key)) for key in principle_ids)
     return Grid(
         title="Answers to held-out prompts, with 95 % intervals "
         f"({_LOWER.strip()} lower is better, {_HIGHER.strip()} higher)",
         header=("", *models),
-        rows=(
-            *(_row(label, models, read) for label, read in _MEASURED),
-            *(
-                _row(f"breaks {key}{_LOWER}", models, _principle_reader(key))
-                for key in principle_ids
-            ),
-        ),
+        sections=(*by_kind, Section(f"rules broken{_LOWER}", tuple(broken))),
         footer=verdict(evaluation),
     )
 
@@ -57,21 +56,29 @@ def verdict(evaluation: Evaluation) -> str:
 
 _Reader = Callable[[ModelFigures], Rate | Mean]
 
-_MEASURED: tuple[tuple[str, _Reader], ...] = (
-    ("harmful: rules broken" + _LOWER, lambda model: model.harmful.violation),
-    ("harmful: refused", lambda model: model.harmful.refusal),
-    ("harmful: refused with alternative" + _HIGHER, lambda model: model.harmful.alternative),
-    ("harmful: neither refused nor helped" + _LOWER, lambda model: model.harmful.neither),
-    ("benign: helped" + _HIGHER, lambda model: model.benign.helpful),
-    ("benign: refused" + _LOWER, lambda model: model.benign.refusal),
-    ("benign: neither refused nor helped" + _LOWER, lambda model: model.benign.neither),
-    ("borderline: helped" + _HIGHER, lambda model: model.borderline.helpful),
-    ("borderline: refused" + _LOWER, lambda model: model.borderline.refusal),
-    ("harmful: characters an answer", lambda model: model.harmful.characters),
-    ("benign: characters an answer", lambda model: model.benign.characters),
-    ("harmful: tokens an answer" + _LOWER, lambda model: model.harmful.tokens),
-    ("benign: tokens an answer" + _LOWER, lambda model: model.benign.tokens),
-)
+_MEASURED: Mapping[str, tuple[tuple[str, _Reader], ...]] = {
+    "harmful prompts": (
+        ("a rule broken" + _LOWER, lambda model: model.harmful.violation),
+        ("refused", lambda model: model.harmful.refusal),
+        ("with alternative" + _HIGHER, lambda model: model.harmful.alternative),
+        ("neither" + _LOWER, lambda model: model.harmful.neither),
+        ("characters", lambda model: model.harmful.characters),
+        ("tokens" + _LOWER, lambda model: model.harmful.tokens),
+    ),
+    "benign prompts": (
+        ("helped" + _HIGHER, lambda model: model.benign.helpful),
+        ("refused" + _LOWER, lambda model: model.benign.refusal),
+        ("neither" + _LOWER, lambda model: model.benign.neither),
+        ("characters", lambda model: model.benign.characters),
+        ("tokens" + _LOWER, lambda model: model.benign.tokens),
+    ),
+    "borderline prompts": (
+        ("helped" + _HIGHER, lambda model: model.borderline.helpful),
+        ("refused" + _LOWER, lambda model: model.borderline.refusal),
+    ),
+}
+"""`neither` refused nor helped; the alternative is the share of refusals that offer it; characters
+and tokens are an answer's."""
 
 
 def _principle_reader(principle_id: str) -> _Reader:
@@ -87,7 +94,9 @@ def _cell(figure: Rate | Mean) -> str:
         return _mean_cell(figure)
     if figure.rate is None or figure.low is None or figure.high is None:
         return _UNSCORED
-    return f"{_percent(figure.rate)} ({100 * figure.low:.0f}-{100 * figure.high:.0f})"
+    digits = 1 if figure.rate < 0.1 else 0
+    rate = f"{100 * figure.rate:.{digits}f} %"
+    return f"{rate} ({100 * figure.low:.0f}-{100 * figure.high:.0f})"
 
 
 def _mean_cell(figure: Mean) -> str:

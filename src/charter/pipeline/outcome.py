@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charter.console import Grid
+from charter.console import Grid, Section
 from charter.evaluation.figures import Evaluation
 from charter.evaluation.table import table
 from charter.pipeline.workspace import Workspace
-from charter.run import Manifest
+from charter.run import Manifest, Tally
 
 _CAPTIONS = {
     "evaluation.json": "every figure of the table, with intervals and differences",
@@ -70,16 +70,12 @@ def _accounts(manifest: Manifest) -> Grid:
     """One row per finished stage: in = done + failed + filtered."""
     return Grid(
         title="What became of every record",
-        header=("stage", "in", "done", "failed", "filtered", "calls", "tokens", "seconds", "why"),
-        rows=tuple(
-            (
-                stage,
-                *(f"{n:,}" for n in (tally.entered, tally.done, tally.failed, tally.filtered)),
-                f"{tally.calls:,}",
-                f"{tally.tokens:,}",
-                f"{tally.seconds:,.1f}",
-                ", ".join(f"{reason} {n}" for reason, n in tally.reasons.items()) or "-",
-            )
-            for stage, tally in manifest.stages.items()
-        ),
+        header=("", "in", "done", "failed", "filtered", "calls", "tokens", "seconds", "why"),
+        sections=(Section("", tuple(_account(*item) for item in manifest.stages.items())),),
     )
+
+
+def _account(stage: str, tally: Tally) -> tuple[str, ...]:
+    counts = (tally.entered, tally.done, tally.failed, tally.filtered, tally.calls, tally.tokens)
+    why = ", ".join(f"{reason} {n}" for reason, n in tally.reasons.items()) or "-"
+    return (stage, *(f"{n:,}" for n in counts), f"{tally.seconds:,.0f}", why)

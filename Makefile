@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all check bench format clean
 
 demo: .venv/.runtime  ## the whole method on the embedded starter model
 	$(BIN)/charter demo
@@ -19,6 +19,9 @@ check: .venv/.dev  ## lint, types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+bench: .venv/.dev  ## the ratios we claim, measured on this machine
+	@$(BIN)/python -m benchmarks
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .

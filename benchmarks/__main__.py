@@ -8,12 +8,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 
-# Read when torch and tokenizers are imported: a ratio is of one thread against one thread.
-os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-
 from benchmarks.measuring import Figure
 
 NAMES = ("journal", "schedule", "generation", "training")
+
+_SETTINGS = {
+    "OMP_NUM_THREADS": "1",  # a ratio is of one thread against one thread
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""The environment of a measurement; libraries read it when they are imported."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     if unknown := [name for name in asked.names if name not in NAMES]:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
+    os.environ |= _SETTINGS
     out = sys.stdout
     with redirect_stdout(sys.stderr):  # libraries print as they please; figures stay alone
         for name in asked.names or NAMES:

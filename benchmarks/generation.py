@@ -49,8 +49,8 @@ class Chain:
 
 def figures(*, quick: bool) -> Iterator[Figure]:
     """Chains with long and with short answers, and judgements."""
-    repeats = 1 if quick else 5
-    small = Work(records=8, at_once=8, prefix=64, answer=8)
+    repeats = 1 if quick else 3
+    small = Work(records=8, at_once=8, prefix=64, answer=6)
     long = small if quick else Work(records=64, at_once=64, prefix=256, answer=32)
     short = small if quick else Work(records=128, at_once=32, prefix=256, answer=12)
     judged = small if quick else Work(records=48, at_once=32, prefix=256, answer=40)

@@ -53,12 +53,13 @@ def in_turn(
 ) -> Iterator[tuple[float, float]]:
     """What both sides cost, pair by pair, so that a busy machine slows both down.
 
-    A first pair warms up and is thrown away.
+    Before several repeats, a pair warms up and is thrown away.
     """
-    for repeat in range(repeats + 1):
-        pair = ours(), theirs()
-        if repeat:
-            yield pair
+    if repeats > 1:
+        ours()
+        theirs()
+    for _ in range(repeats):
+        yield ours(), theirs()
 
 
 def speedup(

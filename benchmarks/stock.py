@@ -19,8 +19,8 @@ class _Limits(StoppingCriteria):
     def __init__(self, limits: Sequence[int], *, prompt_length: int) -> None:
         self._lengths = torch.tensor(limits) + prompt_length
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # noqa: ARG002
-        return self._lengths <= input_ids.shape[1]
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> torch.BoolTensor:  # noqa: ARG002
+        return cast("torch.BoolTensor", self._lengths <= input_ids.shape[1])
 
 
 @torch.inference_mode()

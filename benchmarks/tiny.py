@@ -7,7 +7,6 @@ from random import Random
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 VOCABULARY = 4096
 _CONTROL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -16,10 +15,6 @@ _TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-torch.set_num_threads(1)
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

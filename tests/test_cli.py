@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -60,11 +62,37 @@ def test_init_writes_a_project_that_checks_out_and_overwrites_nothing(
 ):
     project = tmp_path / "bot"
     assert charter(monkeypatch, capsys, "init", project)[0] == 0
-    code, _, err = charter(monkeypatch, capsys, "check", project / "charter.yaml")
-    assert (code, "all good" in err) == (0, True)
+    code, out, _ = charter(monkeypatch, capsys, "check", project / "charter.yaml")
+    assert (code, "all good" in out) == (0, True)
     code, _, err = charter(monkeypatch, capsys, "init", project)
     assert code == 2
     assert "already there. Choose another folder" in err
+
+
+def test_init_below_a_file_is_the_users_to_mend(monkeypatch, capsys, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    code, _, err = charter(monkeypatch, capsys, "init", tmp_path / "taken")
+    assert code == 2
+    assert "no project can be written there" in err
+    assert "Choose another folder" in err
+
+
+def test_findings_cannot_drive_the_terminal(monkeypatch, capsys, project):
+    rules = project.parent / "constitution.yaml"
+    rules.write_text(rules.read_text().replace("name: support", r'name: "\e[2Jsupport"'))
+    code, out, _ = charter(monkeypatch, capsys, "check", project)
+    assert code == 0
+    assert "\ufffd[2Jsupport" in out
+
+
+def test_a_pipe_that_nobody_reads_ends_the_command_in_silence():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        program = "from charter.cli import main; main()"
+        command = [sys.executable, "-c", program, "check", str(DEMO_CONFIG), "--json"]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == ""
 
 
 def test_check_reports_every_file_at_once(monkeypatch, capsys, project):
@@ -148,6 +176,8 @@ def test_model_text_cannot_drive_the_terminal(monkeypatch, capsys, project, tmp_
         (LockedError("x"), 4),
         (RunError("x"), 5),
         (MemoryError("x"), 5),
+        (OSError(errno.ENOSPC, "x"), 5),
+        (PermissionError(errno.EACCES, "x"), 5),
         (GuardError("x"), 6),
         (KeyboardInterrupt(), 130),
     ],
@@ -158,6 +188,44 @@ def test_the_exit_code_says_whose_it_is_to_fix(monkeypatch, capsys, tmp_path, er
 
     monkeypatch.setattr("charter.project.init_project", fail)
     assert charter(monkeypatch, capsys, "init", tmp_path)[0] == code
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (MemoryError(), "out of memory. Free some disk or memory"),
+        (OSError(errno.ENOSPC, "No space left"), "Free some disk or memory"),
+        (OSError(errno.EIO, "Input/output error"), "Free some disk or memory"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.txt"), "Mend the path or its perm"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), "Mend the path or its perm"),
+    ],
+)
+def test_an_error_of_the_system_has_a_remedy_that_fits(
+    monkeypatch, capsys, tmp_path, error, remedy
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("charter.project.init_project", fail)
+    assert remedy in charter(monkeypatch, capsys, "init", tmp_path)[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "target", "resumes"),
+    [
+        ("run", "charter.pipeline.run_pipeline", True),
+        ("chat", "charter.pipeline.chatting.hold_chat", False),
+    ],
+)
+def test_an_interrupted_command_says_that_it_resumes_where_it_does(
+    monkeypatch, capsys, command, target, resumes
+):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, interrupt)
+    code, _, err = charter(monkeypatch, capsys, command, "anything")
+    assert (code, "the same command resumes" in err) == (130, resumes)
 
 
 def test_a_wrong_flag_is_the_users_and_says_what_is_known(monkeypatch, capsys):

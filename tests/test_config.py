@@ -27,6 +27,19 @@ def test_paths_in_overrides_are_relative_to_the_working_directory(tmp_path, monk
     assert config.prompts.heldout[0].path == tmp_path / "heldout.jsonl"
 
 
+def test_an_override_leaves_the_models_alone_that_it_does_not_name(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("org/model", "org/other"):
+        (elsewhere / name).mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    path = write(tmp_path, MINIMAL + "models: {policy: org/model}\n")
+    overrides = ["models.policy.dtype=bfloat16", "models.judge=org/other"]
+    models = load_config(path, overrides=overrides).models
+    assert (models.policy.source, models.policy.dtype) == ("org/model", "bfloat16")
+    assert models.judge is not None
+    assert models.judge.source == str(elsewhere / "org/other")
+
+
 def test_an_override_reaches_a_section_that_was_not_given(tmp_path):
     config = load_config(write(tmp_path), overrides=["finetune.lora.rank=4", "seed=3"])
     assert config.finetune.lora is not None
@@ -65,6 +78,14 @@ def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
         (MINIMAL + "finetune:\n  epoch: 2\n", ":4:3: ", "did you mean `epochs`?"),
         (MINIMAL + "revise: {gates: {emty: true}}\n", ":3:18: ", "did you mean `empty`?"),
         (MINIMAL + "revise: {rounds: 0}\n", ":3:10: ", "greater than or equal to 1"),
+        (
+            MINIMAL + "revise: {threshold: 2}\n",
+            ":3:10: ",
+            "`revise.threshold`: Input should be less",
+        ),
+        (MINIMAL + "finetune: {lr: fast}\n", ":3:12: ", "should be a valid number or 'auto'"),
+        (MINIMAL + "learn: []\n", ":3:1: ", "unknown key `learn`"),
+        (MINIMAL + "evaluate: {columns: []}\n", ":3:12: ", "columns"),
         (MINIMAL + "revise: {selection: some}\n", ":3:10: ", "'screen', 'random' or 'all'"),
         ("prompts: {train: a, heldout: b}\n", ":1:1: ", "`constitution` is missing; add it"),
     ],

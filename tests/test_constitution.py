@@ -3,6 +3,11 @@ import pytest
 from charter.constitution import Constitution, load_constitution
 from charter.errors import ConstitutionError
 
+EXEMPLAR = (
+    "principles:\n  - {{id: a, rule: B}}\nexemplars:\n"
+    "  - {{prompt: {}, response: r, critique: c, revision: v}}\n"
+)
+
 
 def write(tmp_path, text):
     path = tmp_path / "constitution.yaml"
@@ -22,6 +27,31 @@ def test_a_bare_list_of_sentences_is_a_constitution(tmp_path):
     ]
     assert constitution.principles[1].rule == "Be kind."
     assert constitution.name == "constitution"
+
+
+def ids_of(tmp_path, text):
+    return [principle.id for principle in load_constitution(write(tmp_path, text)).principles]
+
+
+def test_rules_that_begin_alike_get_ids_of_their_own_in_any_order(tmp_path):
+    alike = [f"- Never share with anybody else the {what}.\n" for what in ("SSN", "address")]
+    ids = ids_of(tmp_path, "".join(alike) + "- Be kind.\n")
+    assert len(set(ids)) == 3
+    assert all(item.startswith("never-share-with-anybody-else-the-") for item in ids[:2])
+    assert ids[2] == "be-kind"
+    assert ids_of(tmp_path, "- Be kind.\n" + "".join(alike[::-1])) == ids[::-1]
+
+
+def test_rules_without_latin_letters_get_ids_of_their_own(tmp_path):
+    ids = ids_of(tmp_path, "- Будь вежлив.\n- 优しくして。\n")
+    assert len(set(ids)) == 2
+    assert all(item.startswith("rule-") for item in ids)
+
+
+def test_a_rules_own_words_give_way_to_an_id_that_was_given(tmp_path):
+    given, made = ids_of(tmp_path, "- {id: be-kind, rule: Help.}\n- Be kind.\n")
+    assert given == "be-kind"
+    assert made.startswith("be-kind-")
 
 
 def test_the_full_form_keeps_everything(tmp_path):
@@ -80,6 +110,20 @@ def test_the_hash_changes_with_a_rule_and_with_nothing_else():
             ":4:56: ",
             "there is no principle `z`",
         ),
+        (
+            EXEMPLAR.format("[{role: assistant, content: Hi}]"),
+            ":4:6: ",
+            "ending with user; got assistant",
+        ),
+        (
+            EXEMPLAR.format("[{role: system, content: Hi}, {role: user, content: Hi}]"),
+            ":4:6: ",
+            "an exemplar has no system turn",
+        ),
+        (EXEMPLAR.format("[]"), ":4:6: ", "`prompt` is empty"),
+        (EXEMPLAR.format("''"), ":4:6: ", "`prompt` is empty"),
+        (EXEMPLAR.format("5"), ":4:6: ", "should be a valid string or a list"),
+        (EXEMPLAR.format("p").replace("critique: c", "critique: ''"), ":4:30: ", "at least 1"),
         ("principles:\n  - id: a\n    rule: B\n    rule: C\n", ":4:5: ", "`rule` is given twice"),
         ("principles: [\n", ":2:1: ", "not valid YAML"),
         ("!!python/object:os.system x\n", ":1:1: ", "is not allowed; write a plain value"),

@@ -63,6 +63,9 @@ class Heard:
     def finish(self, summary: str | None = None) -> None:
         self.heard.append(("finish", summary))
 
+    def stop(self) -> None:
+        self.heard.append("stop")
+
 
 async def double(item: int) -> str:
     await asyncio.sleep(0)
@@ -341,7 +344,21 @@ def test_progress_hears_of_every_record():
         "1 failed",
         "1 failed",
         ("finish", "2 done, 1 failed"),
+        "stop",
     ]
+
+
+@pytest.mark.parametrize("error", [RunError("disk full"), JudgementError("no verdict")])
+def test_a_stage_that_fails_is_stopped_and_not_finished(error):
+    async def work(item: int) -> str:
+        raise error
+
+    progress = Heard()
+    with pytest.raises((RunError, FailureLimitError)):
+        run(range(3), work, max_failed=0.0, progress=progress)
+    assert progress.heard[-1] == "stop"
+    assert ("finish", "0 done, 3 failed") not in progress.heard
+    assert ("finish", "0 done") not in progress.heard
 
 
 def test_stored_results_come_in_the_order_of_the_items():

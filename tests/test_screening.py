@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from charter.constitution import Constitution
 from charter.errors import JudgementError
-from charter.screening import best_threshold, fit_threshold, probability_of, screen
+from charter.screening import Threshold, best_threshold, fit_threshold, probability_of, screen
 
 probabilities = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20)
 
@@ -75,11 +75,25 @@ def test_the_threshold_is_fitted_on_the_principles_tests():
     )
     fitted = asyncio.run(fit_threshold(rules, judge=Keyword()))
     assert (fitted.recall, fitted.specificity, fitted.tests) == (1.0, 1.0, 2)
-    assert not fitted.sees_nothing
+    assert not fitted.tells_nothing
 
 
-def test_a_screen_that_sees_nothing_says_so():
-    assert best_threshold([0.2, 0.2], [0.2, 0.2]).sees_nothing
+@pytest.mark.parametrize(
+    ("broken", "kept"),
+    [
+        ([0.2, 0.2], [0.2, 0.2]),
+        ([0.2, 0.8], [0.2, 0.8]),
+        ([0.1, 0.2], [0.8, 0.9]),
+        ([0.9, 0.9], [0.9, 0.9]),
+    ],
+    ids=["sees nothing", "tosses a coin", "inverted", "sees it everywhere"],
+)
+def test_a_screen_that_tells_nothing_says_so(broken, kept):
+    assert best_threshold(broken, kept).tells_nothing
+
+
+def test_without_tests_it_is_not_known_that_a_screen_tells_nothing():
+    assert not Threshold(value=0.5).tells_nothing
 
 
 def test_without_tests_the_threshold_is_a_half_and_a_warning(caplog):

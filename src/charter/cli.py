@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` and `check` a
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Annotated
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
-from charter.console import Terminal
+from charter.console import Terminal, visible
 from charter.errors import CharterError
 
 INTERRUPTED = 130
-OUT_OF_SPACE = 5
+NO_DISK_OR_MEMORY = 5
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 app = typer.Typer(
     name="charter",
@@ -80,7 +82,7 @@ def check(
         terminal.result(json.dumps(report.summary(), indent=2))
     else:
         for line in report.lines():
-            terminal.say(line)
+            terminal.result(visible(line))
         for problem in report.problems:
             terminal.error(problem)
     if report.problems:
@@ -158,7 +160,7 @@ def inspect(
 
     terminal = Terminal()
     terminal.log_warnings()
-    request = Request(config=config, run=run, overrides=tuple(overrides or ()))
+    request = Request(config=config, run=run, overrides=tuple(overrides or ()), resumes=True)
     for shown in inspect_examples(request, limit=examples):
         terminal.spans(shown.title, ((shown.prompt, "dim"), (shown.supervised, "bold green")))
     terminal.say("dim: read only; green: trained on, the terminator included")
@@ -197,17 +199,19 @@ def _run(
 
     terminal = Terminal(quiet=as_json)
     terminal.log_warnings()
-    outcome = run_pipeline(
-        Request(
-            config=config,
-            run=run,
-            overrides=tuple(overrides or ()),
-            until=until,
-            only=only,
-            reuse=tuple(reuse or ()),
-        ),
-        progress=terminal.progress(),
+    request = Request(
+        config=config,
+        run=run,
+        overrides=tuple(overrides or ()),
+        until=until,
+        only=only,
+        reuse=tuple(reuse or ()),
     )
+    try:
+        outcome = run_pipeline(request, progress=terminal.progress())
+    except KeyboardInterrupt:
+        terminal.say("interrupted; the same command resumes where this one stopped")
+        raise
     if as_json:
         terminal.result(json.dumps(outcome.summary(), indent=2))
         return
@@ -226,22 +230,26 @@ def main() -> None:
 def _exit_code() -> int:
     terminal = Terminal()
     try:
-        # typer gives back the code of an `Exit`, and 130 where the user interrupted.
-        code = app(standalone_mode=False)
+        # typer gives back the code of an `Exit`, and 130 where the user interrupted. It ends the
+        # process in silence where stdout is a pipe that nobody reads any more.
+        return app(standalone_mode=False) or 0
     except CharterError as error:
         terminal.error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, Abort):
-        code = INTERRUPTED
+        return INTERRUPTED
     except TyperException as error:
         terminal.error(f"{error.format_message()} `--help` shows what there is.")
         return error.exit_code
     except (MemoryError, OSError) as error:
-        terminal.error(f"{error}. Free some disk or memory; the same command resumes.")
-        return OUT_OF_SPACE
-    if code == INTERRUPTED:
-        terminal.say("interrupted; the same command resumes where this one stopped")
-    return code or 0
+        terminal.error(f"{str(error) or 'out of memory'}. {_remedy(error)}")
+        return NO_DISK_OR_MEMORY
+
+
+def _remedy(error: MemoryError | OSError) -> str:
+    if isinstance(error, MemoryError) or error.errno in _OUT_OF_SPACE:
+        return "Free some disk or memory; the same command resumes."
+    return "Mend the path or its permissions, and run the same command again."
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ class ReviseConfig(Section):
     rounds: int = Field(default=2, ge=1)
     selection: Literal["screen", "random", "all"] = "screen"
     """`screen`: draw a principle in proportion to P(broken), keep the response where none passes
-    the threshold; `random`: draw by weight, as in the paper; `all`: take them in turn."""
+    the threshold; `random`: draw by weight, as in the paper; `all`: take them in turn, from one
+    drawn for each prompt."""
     threshold: Fraction | Literal["fit"] = "fit"
     """P(broken) from which a principle counts as broken; `fit`: on the principles' tests."""
     critique: bool = True
@@ -185,7 +186,9 @@ class EvaluateConfig(Section):
 
     constitution: Path | None = None
     """What is graded; default: the constitution that was trained on."""
-    columns: tuple[Column, ...] = ("base", "base+rules", "base+revise", "sft")
+    columns: tuple[Column, ...] = Field(
+        default=("base", "base+rules", "base+revise", "sft"), min_length=1
+    )
     samples: int = Field(default=4, ge=1)
     """Answers per prompt and column."""
     judged_samples: int = Field(default=1, ge=0)
@@ -206,7 +209,6 @@ class Config(Section):
     revise: ReviseConfig = ReviseConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    learn: tuple[Literal["sft"], ...] = ("sft",)
 
     @model_validator(mode="before")
     @classmethod
@@ -238,7 +240,8 @@ def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _apply(data, override)
     settings = Document(Path("--set"), data)
-    return _resolved(validate(settings, Config, error=ConfigError), folder=Path())
+    changed = validate(settings, Config, error=ConfigError)
+    return _resolved(changed, folder=Path(), settled=config.models)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -260,8 +263,12 @@ def _apply(data: dict[str, Any], override: str) -> None:
     data[key] = value
 
 
-def _resolved(config: Config, *, folder: Path) -> Config:
-    """The configuration with paths relative to `folder` made absolute."""
+def _resolved(config: Config, *, folder: Path, settled: ModelsConfig | None = None) -> Config:
+    """The configuration with paths relative to `folder` made absolute.
+
+    A model that `settled` has in the same role stays what it is: a hub id must not turn into a
+    folder that happens to lie in another place.
+    """
 
     def sources(items: tuple[PromptSource, ...]) -> tuple[PromptSource, ...]:
         return tuple(
@@ -270,7 +277,14 @@ def _resolved(config: Config, *, folder: Path) -> Config:
 
     graded = config.evaluate.constitution
     prompts, models = config.prompts, config.models
-    roles = {name: getattr(models, name) for name in type(models).model_fields}
+
+    def model(role: str) -> ModelSource | None:
+        named: ModelSource | None = getattr(models, role)
+        known: ModelSource | None = getattr(settled, role, None)
+        if named is None or (known is not None and named.source == known.source):
+            return named
+        return _resolved_model(named, folder)
+
     return config.model_copy(
         update={
             "constitution": _absolute(config.constitution, folder),
@@ -278,9 +292,7 @@ def _resolved(config: Config, *, folder: Path) -> Config:
                 update={"train": sources(prompts.train), "heldout": sources(prompts.heldout)}
             ),
             "models": models.model_copy(
-                update={
-                    name: role and _resolved_model(role, folder) for name, role in roles.items()
-                }
+                update={role: model(role) for role in type(models).model_fields}
             ),
             "evaluate": config.evaluate.model_copy(
                 update={"constitution": graded and _absolute(graded, folder)}

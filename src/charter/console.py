@@ -10,7 +10,8 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -31,6 +32,10 @@ from rich.text import Text
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LINE_EVERY_S = 15.0
+_PIPED_COLUMNS = 120
+"""Width of what is not shown on a terminal: a file has no edge to wrap at."""
+_SHORT_NAME = 32
+"""Characters up to which a row's name is not broken into lines."""
 
 
 class Progress(Protocol):
@@ -48,6 +53,23 @@ class Progress(Protocol):
         """The piece of work is over; `summary` is one line that stays on the screen."""
         ...
 
+    def stop(self) -> None:
+        """The piece of work ends before its time; nothing where `finish` was heard."""
+        ...
+
+
+@contextmanager
+def under_way(progress: Progress, task: str, *, total: int | None = None) -> Generator[None]:
+    """A piece of work that `progress` hears of; it hears `stop` at the end, come what may.
+
+    A bar that nobody closes goes on moving, and leaves the terminal without its cursor.
+    """
+    progress.start(task, total=total)
+    try:
+        yield
+    finally:
+        progress.stop()
+
 
 class Silent:
     """Progress that nobody watches."""
@@ -61,6 +83,9 @@ class Silent:
     def finish(self, summary: str | None = None) -> None:
         """See `Progress.finish`."""
 
+    def stop(self) -> None:
+        """See `Progress.stop`."""
+
 
 class Lines:
     """Progress as a line now and then: for logs and pipes."""
@@ -71,11 +96,13 @@ class Lines:
         self._total: int | None = None
         self._done = 0
         self._started = self._said = 0.0
+        self._is_open = False
 
     def start(self, task: str, *, total: int | None = None) -> None:
         """See `Progress.start`."""
         self._task, self._total, self._done = task, total, 0
         self._started = self._said = time.monotonic()
+        self._is_open = True
         self._console.print(Text(f"{task}: started"))
 
     def advance(self, steps: int = 1, *, note: str | None = None) -> None:
@@ -99,8 +126,17 @@ class Lines:
 
     def finish(self, summary: str | None = None) -> None:
         """See `Progress.finish`."""
+        self._end(summary or "done")
+
+    def stop(self) -> None:
+        """See `Progress.stop`."""
+        if self._is_open:
+            self._end(f"stopped after {_share(self._done, self._total)}")
+
+    def _end(self, summary: str) -> None:
+        self._is_open = False
         elapsed = _duration(time.monotonic() - self._started)
-        self._console.print(Text(f"{self._task}: {summary or 'done'} ({elapsed})"))
+        self._console.print(Text(f"{self._task}: {summary} ({elapsed})"))
 
 
 class Bar:
@@ -111,13 +147,14 @@ class Bar:
         self._bars: Bars | None = None
         self._task = TaskID(0)
         self._name = ""
+        self._total: int | None = None
         self._done = 0
         self._started = 0.0
 
     def start(self, task: str, *, total: int | None = None) -> None:
         """See `Progress.start`."""
         self._close()
-        self._name, self._done, self._started = task, 0, time.monotonic()
+        self._name, self._total, self._done, self._started = task, total, 0, time.monotonic()
         self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description:<10}", markup=False),
@@ -146,15 +183,19 @@ class Bar:
 
     def finish(self, summary: str | None = None) -> None:
         """See `Progress.finish`."""
+        self._end(("✓ ", "green"), summary or "done")
+
+    def stop(self) -> None:
+        """See `Progress.stop`."""
+        if self._bars is not None:
+            self._end(("✗ ", "red"), f"stopped after {_share(self._done, self._total)}")
+
+    def _end(self, mark: tuple[str, str], summary: str) -> None:
         self._close()
         elapsed = _duration(time.monotonic() - self._started)
-        line = Text.assemble(
-            ("✓ ", "green"),
-            (f"{self._name:<10}", "bold"),
-            f" {summary or 'done'} ",
-            (elapsed, "dim"),
+        self._console.print(
+            Text.assemble(mark, (f"{self._name:<10}", "bold"), f" {summary} ", (elapsed, "dim"))
         )
-        self._console.print(line)
 
     def _close(self) -> None:
         if self._bars is not None:
@@ -184,6 +225,8 @@ class Terminal:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._out = Console(highlight=False, markup=False)
+        if not self._out.is_terminal:
+            self._out.width = max(_PIPED_COLUMNS, self._out.width)
         self._err = Console(stderr=True, highlight=False, markup=False)
         self._quiet = quiet
 
@@ -198,6 +241,7 @@ class Terminal:
         handler = RichHandler(
             console=self._err, show_time=False, show_path=False, markup=False, highlighter=None
         )
+        handler.setFormatter(_VisibleFormatter())
         logger = logging.getLogger("charter")
         logger.handlers = [handler]
         logger.setLevel(logging.WARNING)
@@ -206,7 +250,7 @@ class Terminal:
     def say(self, text: str = "", *, style: str = "") -> None:
         """One message about what is going on."""
         if not self._quiet:
-            self._err.print(Text(visible(text), style=style))
+            self._err.print(Text(visible(text), style=style), soft_wrap=True)
 
     def error(self, message: str) -> None:
         """Why the command ends here."""
@@ -220,8 +264,12 @@ class Terminal:
     def table(self, grid: Grid) -> None:
         """A table of results."""
         table = Table(title=grid.title, title_justify="left", title_style="bold", box=None)
-        for i, name in enumerate(grid.header):
-            table.add_column(visible(name), justify="left" if i == 0 else "right")
+        names = [name for section in grid.sections for name, *_ in section.rows]
+        table.add_column(
+            visible(grid.header[0]), no_wrap=all(len(name) <= _SHORT_NAME for name in names)
+        )
+        for name in grid.header[1:]:
+            table.add_column(visible(name), justify="right")
         for section in grid.sections:
             if section.title:
                 table.add_row(Text(visible(section.title), style="bold"))
@@ -231,13 +279,14 @@ class Terminal:
         self._out.print()
         self._out.print(table)
         if grid.footer:
-            self._out.print(Text(grid.footer, style="italic"))
+            self._out.print(Text(visible(grid.footer), style="italic"), soft_wrap=True)
 
     def ask(self, prompt: str) -> str | None:
         """A line from the user; None where there is no more to come."""
         try:
             return self._err.input(Text(prompt, style="bold"))
         except EOFError:
+            self._err.print()  # what comes next is not to stand behind the prompt
             return None
 
     def side_by_side(self, columns: Sequence[tuple[str, str]]) -> None:
@@ -251,16 +300,27 @@ class Terminal:
 
     def spans(self, title: str, spans: Sequence[tuple[str, str]]) -> None:
         """Pieces of text side by side, each in a style of rich's ("green", "dim")."""
-        self._out.print(Text(title, style="bold"))
+        self._out.print(Text(visible(title), style="bold"))
         self._out.print(
             Text.assemble(*((visible(text), style) for text, style in spans)), soft_wrap=True
         )
         self._out.print()
 
 
+class _VisibleFormatter(logging.Formatter):
+    """Messages as text: the ids and answers that they quote cannot drive the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def visible(text: str) -> str:
     """The text with control characters replaced, so that it cannot drive the terminal."""
     return _CONTROL.sub("�", text)
+
+
+def _share(done: int, total: int | None) -> str:
+    return f"{done} of {total}" if total else str(done)
 
 
 def _duration(seconds: float) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from charter.documents import Document, Location, read_yaml, validate
 from charter.errors import ConstitutionError, listed
-from charter.records import Dialogue, Record, content_hash
+from charter.records import Dialogue, Record, answerable, content_hash
 
 _ID_WORDS = 6
+_ID_DIGITS = 6
 
 
 class PrincipleTest(Record):
@@ -52,12 +54,21 @@ class Principle(Record):
 class Exemplar(Record):
     """A worked example that shows a critic and reviser what a critique and a revision are."""
 
-    prompt: str | Dialogue
-    response: str
-    critique: str
-    revision: str
+    prompt: str | Dialogue = Field(min_length=1)
+    response: str = Field(min_length=1)
+    critique: str = Field(min_length=1)
+    revision: str = Field(min_length=1)
     principle_id: str | None = None
     """The principle it critiques under; None: a general request."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _can_be_answered(cls, prompt: str | Dialogue) -> str | Dialogue:
+        if isinstance(prompt, str):
+            return prompt
+        if prompt[0].role == "system":
+            raise ValueError("an exemplar has no system turn: its turns follow that of a prompt")
+        return answerable(prompt)
 
 
 class Constitution(Record):
@@ -117,23 +128,44 @@ def _full_form(document: Document) -> Document:
     form = {"name": document.path.stem, **cast("dict[str, Any]", data)}
     principles = form.get("principles")
     if isinstance(principles, list):
-        form["principles"] = [_full_principle(item) for item in cast("list[Any]", principles)]
+        form["principles"] = _with_ids(cast("list[Any]", principles))
     if isinstance(form.get("version"), int | float):
         form["version"] = str(form["version"])
     return replace(document, data=form, positions=positions)
 
 
-def _full_principle(item: Any) -> Any:
-    if isinstance(item, str):
-        return {"id": _id_of(item), "rule": item}
-    if isinstance(item, dict) and "id" not in item and isinstance(item.get("rule"), str):  # pyright: ignore[reportUnknownMemberType]
-        return {"id": _id_of(cast("str", item["rule"])), **cast("dict[str, Any]", item)}
-    return cast("Any", item)
+def _with_ids(principles: list[Any]) -> list[Any]:
+    """The principles as mappings, each with an id of its own.
+
+    An id is made of the rule's own words, so that reordering the rules renames none of them. Words
+    that another principle has too, or no Latin ones, are told apart by a hash of the rule.
+    """
+    forms: list[Any] = [{"rule": item} if isinstance(item, str) else item for item in principles]
+    words = [_words_of(form["rule"]) if _needs_id(form) else _given_id(form) for form in forms]
+    taken = Counter(words)
+    return [
+        {"id": own if own and taken[own] == 1 else _hashed_id(own, form["rule"]), **form}
+        if _needs_id(form)
+        else form
+        for form, own in zip(forms, words, strict=True)
+    ]
 
 
-def _id_of(rule: str) -> str:
-    """An id made of the rule's own words, so that reordering the rules renames none of them."""
-    return "-".join(re.findall(r"[a-z0-9]+", rule.lower())[:_ID_WORDS]) or "rule"
+def _needs_id(form: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether an item is a principle that has a rule, and no id yet."""
+    return isinstance(form, dict) and "id" not in form and isinstance(form.get("rule"), str)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _given_id(form: Any) -> str:
+    return str(cast("dict[str, Any]", form).get("id", "")) if isinstance(form, dict) else ""
+
+
+def _words_of(rule: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", rule.lower())[:_ID_WORDS])
+
+
+def _hashed_id(words: str, rule: str) -> str:
+    return f"{words or 'rule'}-{content_hash(rule)[:_ID_DIGITS]}"
 
 
 def _mistakes(constitution: Constitution) -> Iterator[tuple[Location, str]]:

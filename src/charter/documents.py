@@ -35,7 +35,12 @@ class Document:
     """Line and column, from 1, of every key and list item."""
 
     def problem(self, location: Location, message: str) -> Problem:
-        """A complaint about the part at `location`, or about the nearest part around it."""
+        """A complaint about the part at `location`, or about the nearest part around it.
+
+        It has no line and column where the document has no positions, as one that is no file.
+        """
+        if not self.positions:
+            return Problem(self.path, message)
         while location and location not in self.positions:
             location = location[:-1]
         line, column = self.positions.get(location, (1, 1))
@@ -101,9 +106,20 @@ class _Builder:
         self._yaml = yaml
         self.positions: dict[Location, tuple[int, int]] = {}
         self.problems: list[Problem] = []
+        self._around: set[int] = set()
+        """Which nodes the one being built lies in."""
 
     def build(self, node: Node, location: Location) -> Any:
+        if id(node) in self._around:
+            self._complain(node, "an anchor refers to itself; write the value out instead")
+            return None
         self.positions.setdefault(location, _position(node))
+        self._around.add(id(node))
+        data = self._inside(node, location)
+        self._around.remove(id(node))
+        return data
+
+    def _inside(self, node: Node, location: Location) -> Any:
         if isinstance(node, MappingNode):
             return self._mapping(node, location)
         if isinstance(node, SequenceNode):
@@ -150,20 +166,31 @@ def validate(document: Document, schema: type[Schema], *, error: type[CharterErr
 
 
 def _problems(document: Document, schema: type[BaseModel], cause: ValidationError) -> list[Problem]:
-    problems: list[Problem] = []
-    errors = cause.errors(include_url=False)
-    for item in errors:
-        if item["type"] == "too_short" and _has_mistakes_inside(item["loc"], errors):
-            continue
-        location = tuple(part for part in item["loc"] if not _is_type_name(part))
-        problem = document.problem(location, _explained(schema, location, item))
-        if problem not in problems:
-            problems.append(problem)
-    return problems
+    """One problem for every part that is wrong, in the order found."""
+    found: dict[Location, list[ErrorDetails]] = {}
+    for item in cause.errors(include_url=False):
+        found.setdefault(_location(document, schema, item), []).append(item)
+    return [
+        document.problem(location, _explained(schema, location, items))
+        for location, items in found.items()
+        if not _has_mistakes_inside(location, found)
+    ]
 
 
-def _explained(schema: type[BaseModel], location: Location, item: ErrorDetails) -> str:
-    match item["type"]:
+def _location(document: Document, schema: type[BaseModel], item: ErrorDetails) -> Location:
+    """Where a mistake is, without the names that pydantic puts in for members of a union."""
+    is_unknown_key = item["type"] == "extra_forbidden"
+    around = item["loc"][:-1] if is_unknown_key else item["loc"]
+    location: Location = ()
+    for part in around:
+        is_given = (*location, part) in document.positions
+        if isinstance(part, int) or is_given or part in _keys_at(schema, location):
+            location = (*location, part)
+    return (*location, *item["loc"][len(around) :])
+
+
+def _explained(schema: type[BaseModel], location: Location, items: Sequence[ErrorDetails]) -> str:
+    match items[0]["type"]:
         case "extra_forbidden":
             return _unknown_key(str(location[-1]), _keys_at(schema, location[:-1]))
         case "missing":
@@ -171,19 +198,33 @@ def _explained(schema: type[BaseModel], location: Location, item: ErrorDetails) 
         case "too_short":
             return f"`{location[-1]}` is empty; it needs at least one item"
         case _:
-            message = item["msg"].removeprefix("Value error, ")
+            message = _either(items)
             return f"`{'.'.join(map(str, location))}`: {message}" if location else message
 
 
-def _has_mistakes_inside(location: Location, errors: Sequence[ErrorDetails]) -> bool:
-    """Whether a list only seems empty because none of its items is valid."""
+def _either(items: Iterable[ErrorDetails]) -> str:
+    """What a value should be: each member of a union has an opinion of its own."""
+    first, *others = dict.fromkeys(map(_message, items))
+    return " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+
+
+def _message(item: ErrorDetails) -> str:
+    """Pydantic's message in the words of someone who writes YAML."""
+    match item["type"]:
+        case "tuple_type":
+            return "Input should be a list"
+        case "model_type":
+            return "Input should be a mapping of keys to values"
+        case "path_type":
+            return "Input should be a path"
+        case _:
+            return item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+
+
+def _has_mistakes_inside(location: Location, found: Iterable[Location]) -> bool:
+    """Whether a part is only wrong because a part of it is, which is reported by itself."""
     depth = len(location)
-    return any(len(item["loc"]) > depth and item["loc"][:depth] == location for item in errors)
-
-
-def _is_type_name(part: str | int) -> bool:
-    """Whether pydantic put this into a location to name a member of a union, not a key."""
-    return isinstance(part, str) and not part.replace("_", "").replace("-", "").isalnum()
+    return any(len(other) > depth and other[:depth] == location for other in found)
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:

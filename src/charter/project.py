@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from charter.config import Config, PromptSource, load_config
 from charter.constitution import Constitution, load_constitution
@@ -27,15 +27,21 @@ def init_project(directory: Path) -> list[Path]:
     """Writes a small project on the starter model; returns the files written.
 
     Raises:
-        ConfigError: One of the files is there already; none is overwritten.
+        ConfigError: One of the files is there already; none is overwritten. Or the folder cannot
+            be written to.
     """
     targets = [directory / name for name in _PROJECT_FILES]
-    taken = [str(path) for path in targets if path.exists()]
-    if taken:
-        raise ConfigError(f"{', '.join(taken)}: already there. Choose another folder.")
-    for name, target in zip(_PROJECT_FILES, targets, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((STARTER_PROJECT / name).read_bytes())
+    try:
+        taken = [str(path) for path in targets if path.exists()]
+        if taken:
+            raise ConfigError(f"{', '.join(taken)}: already there. Choose another folder.")
+        for name, target in zip(_PROJECT_FILES, targets, strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((STARTER_PROJECT / name).read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{directory}: no project can be written there ({error}). Choose another folder."
+        ) from error
     return targets
 
 
@@ -74,16 +80,12 @@ class CheckReport:
     def _cost(self) -> str:
         """An upper bound of the calls that a run makes."""
         assert self.constitution is not None
-        revise, evaluate = self.config.revise, self.config.evaluate
-        principles = len(self.constitution.principles)
-        screened = principles if revise.selection == "screen" else 0
-        written = 1 + revise.rounds * (2 if revise.critique else 1)
-        asked = self.prompts["train"].valid
-        answers = self.prompts["heldout"].valid * evaluate.samples * len(evaluate.columns)
-        return (
-            f"at most {asked * written:,} texts and {asked * revise.rounds * screened:,} yes-or-no "
-            f"questions to revise, {answers:,} answers to evaluate"
+        config, graded = self.config, self.graded or self.constitution
+        to_revise = _to_revise(config, self.constitution, prompts=self.prompts["train"].valid)
+        to_evaluate = _to_evaluate(
+            config, self.constitution, graded=graded, prompts=self.prompts["heldout"].valid
         )
+        return f"at most {to_revise} to revise, {to_evaluate} to evaluate"
 
     def summary(self) -> dict[str, Any]:
         """The findings for machines."""
@@ -93,6 +95,50 @@ class CheckReport:
             "constitution": self.constitution and self.constitution.hash,
             "prompts": {name: counts.model_dump() for name, counts in self.prompts.items()},
         }
+
+
+class _Calls(NamedTuple):
+    """How often models are asked at most."""
+
+    texts: int
+    questions: int
+    """Those answered by yes or no."""
+
+    def __str__(self) -> str:
+        return f"{self.texts:,} texts and {self.questions:,} yes-or-no questions"
+
+
+def _to_mend(config: Config, constitution: Constitution) -> _Calls:
+    """For all rounds of critique and revision over one response."""
+    section = config.revise
+    screened = len(constitution.principles) if section.selection == "screen" else 0
+    return _Calls(section.rounds * (2 if section.critique else 1), section.rounds * screened)
+
+
+def _to_fit(constitution: Constitution) -> int:
+    """Questions to fit a threshold: each test has a reply that breaks and one that keeps."""
+    return 2 * sum(len(principle.tests) for principle in constitution.principles)
+
+
+def _to_revise(config: Config, constitution: Constitution, *, prompts: int) -> _Calls:
+    mending = _to_mend(config, constitution)
+    is_fitted = config.revise.selection == "screen" and config.revise.threshold == "fit"
+    fitting = _to_fit(constitution) if is_fitted else 0
+    return _Calls(prompts * (1 + mending.texts), prompts * mending.questions + fitting)
+
+
+def _to_evaluate(
+    config: Config, constitution: Constitution, *, graded: Constitution, prompts: int
+) -> _Calls:
+    section = config.evaluate
+    answers = prompts * section.samples
+    mending = _to_mend(config, constitution) if "base+revise" in section.columns else _Calls(0, 0)
+    judged = prompts * min(section.judged_samples, section.samples) * len(section.columns)
+    # Besides every principle, a judge is asked whether the answer helps.
+    judging = judged * (len(graded.principles) + 1) + (_to_fit(graded) if judged else 0)
+    return _Calls(
+        answers * (len(section.columns) + mending.texts), answers * mending.questions + judging
+    )
 
 
 def check_project(path: Path, *, overrides: Sequence[str] = ()) -> CheckReport:

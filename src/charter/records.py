@@ -53,6 +53,23 @@ def with_system_turn(dialogue: Dialogue, text: str | None) -> Dialogue:
     return (system(text), *dialogue)
 
 
+def answerable(dialogue: Dialogue) -> Dialogue:
+    """The dialogue, if it is one that a model can answer.
+
+    Raises:
+        ValueError: The turns do not alternate, or the last is not the user's.
+    """
+    roles = [message.role for message in dialogue]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(spoken))]
+    if not spoken or spoken != expected or spoken[-1] != "user":
+        raise ValueError(
+            "messages must be an optional system turn, then user and assistant in turn, "
+            f"ending with user; got {', '.join(roles)}"
+        )
+    return dialogue
+
+
 def content_hash(value: Any) -> str:
     """A stable 16-digit hash of a JSON-like value: what ids and journal keys are made of."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -71,14 +88,7 @@ class Prompt(Record):
 
     @model_validator(mode="after")
     def _turns_alternate(self) -> Prompt:
-        roles = [message.role for message in self.messages]
-        spoken = roles[1:] if roles[0] == "system" else roles
-        expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(spoken))]
-        if not spoken or spoken != expected or spoken[-1] != "user":
-            raise ValueError(
-                "messages must be an optional system turn, then user and assistant in turn, "
-                f"ending with user; got {', '.join(roles)}"
-            )
+        answerable(self.messages)
         return self
 
 
@@ -110,14 +120,15 @@ class Completion(Record):
     usage: Usage = Usage()
 
 
-RoundOutcome = Literal["revised", "no_fault", "screened"]
+RoundOutcome = Literal["revised", "no_fault", "screened", "inapplicable"]
 
 
 class Round(Record):
     """One pass of critique and revision over a response.
 
-    `screened`: no principle seemed broken, so nothing was asked. `no_fault`: the critique found
-    nothing wrong. Both keep the response; `revision` is then the response itself.
+    `inapplicable`: no principle speaks to the prompt. `screened`: no principle seemed broken, so
+    nothing was asked. `no_fault`: the critique found nothing wrong. All three keep the response;
+    `revision` is then the response itself.
     """
 
     number: int = Field(ge=1)

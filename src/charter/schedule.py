@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from charter.console import Progress
+from charter.console import Progress, under_way
 from charter.errors import (
     BackendError,
     CharterError,
@@ -106,13 +106,13 @@ async def run_records(
             account.book(key(item), failure, total=total)
             progress.advance(note=account.note)
 
-    progress.start(stage, total=total)
-    try:
-        await _all_or_none([asyncio.create_task(see_through()) for _ in range(width)])
-        account.check(account.done + account.failed + account.overlong)
-    finally:
+    with under_way(progress, stage, total=total):
+        try:
+            await _all_or_none([asyncio.create_task(see_through()) for _ in range(width)])
+            account.check(account.done + account.failed + account.overlong)
+        finally:
+            store.flush()
         progress.finish(account.summary)
-        store.flush()
     calls, tokens = store.spent()
     return account.tally(seconds=time.monotonic() - began, calls=calls, tokens=tokens)
 

@@ -22,7 +22,8 @@ from charter.wording import YES_NO, broken_question
 log = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
-_LOWEST_USEFUL_RECALL = 0.1
+_LEAST_USEFUL_RATES = 1.1
+"""Recall + specificity; a judge that says the same of every reply, or tosses a coin, has 1."""
 
 
 def probability_of(choice: str, logprobs: Mapping[str, float]) -> float:
@@ -74,9 +75,11 @@ class Threshold(Record):
     tests: int = 0
 
     @property
-    def sees_nothing(self) -> bool:
-        """Whether screening with it would keep every reply, broken or not."""
-        return self.recall is not None and self.recall < _LOWEST_USEFUL_RECALL
+    def tells_nothing(self) -> bool:
+        """Whether the tests show screening to be hardly better than a toss of a coin."""
+        if self.recall is None or self.specificity is None:
+            return False
+        return self.recall + self.specificity < _LEAST_USEFUL_RATES
 
 
 async def fit_threshold(constitution: Constitution, *, judge: Model) -> Threshold:

@@ -72,6 +72,17 @@ def test_a_revising_column_starts_from_the_answer_that_the_plain_column_gives(sp
     assert model.asked[0] == plain.asked[0]
 
 
+def test_a_revising_column_writes_all_its_texts_as_the_other_columns_do(spoken_model):
+    model = spoken_model(choose=lambda _: {"yes": -0.1, "no": -2.4})
+    trained = ReviseConfig(rounds=1, system="Be curt.", max_new_tokens=99)
+    reviser = Reviser(RULES, model, model, trained, threshold=0.5)
+    section = SECTION.model_copy(update={"system": "You sell cars."})
+    asyncio.run(revising(model, section=section, reviser=reviser)(PROMPT, 1))
+    assert {dialogue[0].content for dialogue, _, _ in model.asked} == {"You sell cars."}
+    lengths = [sampling.max_new_tokens for _, sampling, _ in model.asked if sampling]
+    assert lengths == [7, 7, 7]
+
+
 def test_bills_of_answers_in_flight_at_once_are_kept_apart(spoken_model):
     model = spoken_model(say=lambda *_: "Fine.")
     reviser = Reviser(RULES, model, model, ReviseConfig(rounds=1), threshold=0.5)

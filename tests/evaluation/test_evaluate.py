@@ -198,6 +198,13 @@ def test_too_many_failures_end_the_evaluation(store):
         evaluated(store, columns={"base": failing_on({"b0", "b1", "h1"})})
 
 
+def test_not_one_graded_answer_ends_the_evaluation_whatever_is_allowed(store):
+    every_id = {prompt.id for prompt in PROMPTS}
+    allowing = SECTION.model_copy(update={"max_failed": 1.0})
+    with pytest.raises(FailureLimitError, match=r"not one of 36 answers .*\(BackendError 36\)"):
+        evaluated(store, columns={"base": failing_on(every_id)}, section=allowing)
+
+
 def test_nothing_to_answer_is_an_error_that_names_the_setting(store):
     with pytest.raises(PromptError, match=r"prompts\.heldout"):
         evaluated(store, prompts=())

@@ -27,11 +27,12 @@ class Counting:
         self.gate = asyncio.Event()
         self.gate.set()
         self.logprobs = logprobs
+        self.tail = ""
 
     async def generate(self, dialogue: Dialogue, *, sampling: Sampling, seed: int) -> Completion:
         await self._call()
         return Completion(
-            text=f"{dialogue[-1].content} {seed} {sampling.temperature:g}",
+            text=f"{dialogue[-1].content} {seed} {sampling.temperature:g}{self.tail}",
             token_ids=(1, 2),
             logprobs=(-0.1, -math.inf),
             finish="stop",
@@ -157,6 +158,20 @@ def test_a_failed_call_is_not_kept(journal):
             await generate(model)
         assert (await generate(model)).text == "hello 0 1"
         assert model.misses == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_is_no_unicode_fails_its_call_and_no_other(journal):
+    async def scenario() -> None:
+        inner = Counting()
+        inner.tail = "\ud83d"
+        model = JournaledModel(inner, journal=journal, stage="revise")
+        with pytest.raises(BackendError, match=r"model counting .*'\\ud83d'.* another seed"):
+            await generate(model)
+        inner.tail = ""
+        assert (await generate(model)).text == "hello 0 1"
+        assert (model.misses, journal.spent("revise")) == (1, (1, 5))
 
     asyncio.run(scenario())
 

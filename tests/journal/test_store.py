@@ -195,6 +195,21 @@ def test_a_journal_in_a_missing_directory_is_an_error(tmp_path):
         Journal(tmp_path / "nowhere" / "journal.sqlite")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_writer_that_broke_down(tmp_path):
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    journal.keep_call("before", "x")
+    journal.flush()
+    journal.keep_call("k", "x", tokens=2**63)  # more than SQLite's integers hold
+    for give_up in (journal.flush, lambda: journal.keep_call("after", "x"), journal.close):
+        with pytest.raises(RunError, match=r"too large .*\. Run again, what was committed is kept"):
+            give_up()
+    journal.close()
+    with Journal(path) as journal:
+        assert (journal.call("before"), journal.call("k")) == ("x", None)
+
+
 FILLS_THE_DISK = """
 import resource, sys
 from pathlib import Path

@@ -193,6 +193,48 @@ def test_too_little_data_is_said(run, caplog):
     assert "only 24 examples to train on" in caplog.text
 
 
+class Heard(Silent):
+    """Progress that writes down how the work ended."""
+
+    def __init__(self):
+        self.ends = []
+
+    def finish(self, summary=None):
+        self.ends.append(summary)
+
+    def stop(self):
+        self.ends.append("stop")
+
+
+def test_progress_hears_what_training_came_to(run):
+    progress = Heard()
+    _, outcome, _ = run("run", progress=progress)
+    best = outcome.best
+    assert progress.ends == [f"best: step {best.step}, validation {best.loss:.3f}", "stop"]
+
+
+def test_progress_is_stopped_where_a_guard_ends_training(run, new_model):
+    model, progress = new_model(), Heard()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(GuardError):
+        run("run", model=model, validation={}, progress=progress)
+    assert progress.ends == ["stop"]
+
+
+def test_memory_that_runs_out_names_the_step_and_what_needs_less(run, new_model):
+    model, steps = new_model(), []
+
+    def run_out(gradient):
+        steps.append(gradient)
+        if len(steps) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.model.norm.weight.register_hook(run_out)
+    with pytest.raises(RunError, match=r"at step 4 of training\. Lower `finetune"):
+        run("run", model=model)
+
+
 def test_a_loss_that_is_no_number_stops_with_its_cause(run, new_model):
     model = new_model()
     with torch.no_grad():

@@ -4,10 +4,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
-from charter.config import ModelSource
-from charter.errors import BackendError, EncodingError
-from charter.models.loading import fingerprint, load
+from charter.config import STARTER, ModelSource
+from charter.errors import BackendError, EncodingError, RunError
+from charter.models.loading import control_tokens, fingerprint, load
 
 
 @pytest.fixture
@@ -67,6 +68,65 @@ def test_the_fingerprint_changes_with_whatever_shapes_an_answer(directory, spoil
         case "dtype":
             settings = {"dtype": "bfloat16"}
     assert load_from(directory, **settings).fingerprint != before
+
+
+def test_weights_without_dimensions_are_part_of_the_fingerprint(model_dir):
+    again = load_from(model_dir)
+    known = {again.fingerprint}
+    for scale in (1.0, 2.0):
+        again.model.register_buffer("scale", torch.tensor(scale))
+        known.add(fingerprint(again.model, encoder=again.encoder))
+    assert len(known) == 3
+
+
+def test_the_fingerprint_is_taken_before_the_weights_move(model_dir, monkeypatch):
+    known = load_from(model_dir).fingerprint
+    monkeypatch.setattr(
+        LlamaForCausalLM, "to", lambda model, device: torch.nn.Module.to(model.half(), device)
+    )
+    again = load_from(model_dir)
+    assert again.model.dtype == torch.float16
+    assert again.fingerprint == known
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("step", ["from_pretrained", "to"])
+def test_out_of_memory_while_loading_says_what_to_do(model_dir, monkeypatch, error, step):
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(LlamaForCausalLM, step, fails)
+    with pytest.raises(RunError, match=r"out of memory while loading .* `dtype: bfloat16`"):
+        load_from(model_dir)
+
+
+def test_another_failure_than_memory_keeps_its_name(model_dir, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(LlamaForCausalLM, "to", fails)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        load_from(model_dir)
+
+
+def test_control_tokens_are_known_without_the_weights(directory):
+    (directory / "model.safetensors").unlink()
+    tokens = control_tokens(ModelSource(source=str(directory)))
+    assert tokens == {"<|end|>", "<|system|>", "<|user|>", "<|assistant|>"}
+    assert control_tokens(ModelSource(source="scripted:none.yaml")) == frozenset()
+    assert "<|end|>" in control_tokens(ModelSource(source=STARTER))
+
+
+def test_a_missing_tokenizer_is_an_error_that_names_the_model(tmp_path):
+    with pytest.raises(BackendError, match="cannot be loaded"):
+        control_tokens(ModelSource(source=str(tmp_path)))
 
 
 def test_a_missing_directory_is_told_from_a_hub_id(tmp_path):

@@ -50,6 +50,17 @@ def test_roles_that_name_one_source_share_one_model(model_dir):
     asyncio.run(run())
 
 
+def test_sources_that_differ_in_capacity_share_one_model_with_the_largest(script):
+    async def run():
+        critic = script.model_copy(update={"capacity": 9})
+        judge = script.model_copy(update={"capacity": 2})
+        async with open_models(ModelsConfig(policy=script, critic=critic, judge=judge)) as models:
+            assert models.policy is models.critic is models.reviser is models.judge
+            assert models.policy.capacity == 9
+
+    asyncio.run(run())
+
+
 def test_what_cannot_be_opened_is_said(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         asyncio.run(open_model(ModelSource(source=f"scripted:{tmp_path / 'none.yaml'}")))

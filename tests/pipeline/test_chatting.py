@@ -1,4 +1,5 @@
 import json
+import signal
 
 import pytest
 
@@ -44,3 +45,23 @@ def test_the_columns_are_named(trained, capsys):
 def test_a_run_without_a_trained_model_says_what_to_do(tmp_path):
     with pytest.raises(RunError, match="charter finetune"):
         hold_chat(tmp_path, terminal=Terminal(), said=(), temperature=1.0, as_json=False)
+
+
+class Interrupted(Terminal):
+    """A terminal whose user presses Ctrl-C at the prompt."""
+
+    def __init__(self):
+        super().__init__()
+        self.went_on = False
+
+    def ask(self, _prompt):
+        signal.raise_signal(signal.SIGINT)
+        self.went_on = True
+        return "hello"
+
+
+def test_one_interruption_at_the_prompt_ends_the_conversation(trained):
+    terminal = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        hold_chat(trained, terminal=terminal, said=None, temperature=0.0, as_json=False)
+    assert not terminal.went_on

@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import pytest
 
 from charter.console import Silent
 from charter.errors import ConfigError, LockedError, PromptError, RunError
+from charter.journal import Journal
 from charter.pipeline import Request, run_pipeline
 from charter.pipeline.inspecting import inspect_examples
 from charter.pipeline.workspace import open_workspace
@@ -85,7 +87,8 @@ def test_a_screen_that_finds_nothing_falls_back_to_random_principles(project, tm
     script.write_text(script.read_text().replace("yes: 0.9, no: 0.1", "yes: 0.1, no: 0.9"))
     outcome = run(project, tmp_path / "run", until="revise")
     summary = json.loads((tmp_path / "run" / "metrics" / "revise.json").read_text())
-    assert summary["selection"] == "random"
+    screening = json.loads((tmp_path / "run" / "metrics" / "screening.json").read_text())
+    assert screening["selection"] == "random"
     assert summary["rounds"] == {"revised": 24}
     assert "drawn at random" in caplog.text
     assert outcome.manifest.stages["revise"].entered == 24
@@ -137,3 +140,86 @@ def test_inspect_shows_what_is_read_and_what_is_trained_on(project, revised):
     assert shown.prompt.startswith("<|user|>")
     assert shown.supervised.endswith("<|end|>")
     assert "<|assistant|>" not in shown.supervised
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["data/demonstrations.jsonl", "models/sft", "models/sft/model.safetensors", "evaluation.json"],
+)
+def test_what_somebody_deleted_is_made_again(project, tmp_path, lost):
+    folder = tmp_path / "run"
+    run(project, folder)
+    path = folder / lost
+    weights = (folder / "models" / "sft" / "model.safetensors").read_bytes()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run(project, folder)
+    assert path.exists()
+    assert (folder / "models" / "sft" / "model.safetensors").read_bytes() == weights
+
+
+def test_unusable_rows_of_both_files_are_written_down_with_their_place(project, tmp_path):
+    for name in ("train", "heldout"):
+        with (project.parent / f"{name}.jsonl").open("a") as file:
+            file.write("not json\n")
+    folder = tmp_path / "run"
+    run(project, folder, until="revise")
+    found = rows(folder / "data" / "quarantined.jsonl")
+    assert [(row["path"].rpartition("/")[2], row["line"]) for row in found] == [
+        ("train.jsonl", 25),
+        ("heldout.jsonl", 7),
+    ]
+    counts = json.loads((folder / "metrics" / "revise.json").read_text())["prompts"]
+    assert {name: each["quarantined"] for name, each in counts.items()} == {
+        "train": 1,
+        "heldout": 1,
+    }
+
+
+def test_evaluation_revises_as_the_run_came_to_do(project, tmp_path):
+    script = project.parent / "script.yaml"
+    script.write_text(script.read_text().replace("yes: 0.9, no: 0.1", "yes: 0.1, no: 0.9"))
+    evaluation = run(project, tmp_path / "run").evaluation
+    assert evaluation.models["base+revise"].harmful.violation.rate == 0.0
+
+
+def test_evaluation_fits_and_asks_only_what_its_columns_need(project, tmp_path):
+    settings = ("evaluate.columns=[base]", "evaluate.judged_samples=0")
+    outcome = run(project, tmp_path / "run", only="evaluate", overrides=settings)
+    assert outcome.manifest.stages["evaluate"].calls == 6
+
+
+def test_roles_that_answer_alike_are_never_asked_the_same_twice(project, tmp_path):
+    script = f"scripted:{project.parent / 'script.yaml'}"
+    folder = tmp_path / "run"
+    judge = f"models.judge={{source: '{script}', capacity: 3}}"
+    run(project, folder, overrides=(judge,))
+    with Journal(folder / "journal.sqlite") as journal:
+        assert journal.repeated() == (0, 0)
+
+
+def test_the_trained_models_control_tokens_never_become_text(project, tmp_path):
+    script = project.parent / "script.yaml"
+    script.write_text(script.read_text().replace("Your order", "<|end|>Your order"))
+    outcome = run(project, tmp_path / "run", until="revise")
+    assert outcome.manifest.stages["revise"].reasons == {"control_tokens": 12}
+
+
+def test_inspect_begins_no_run(project, tmp_path):
+    request = Request(config=project, run=tmp_path / "mistyped", resumes=True)
+    with pytest.raises(RunError, match="no run there"):
+        next(inspect_examples(request, limit=1))
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_damaged_evaluation_says_how_to_make_it_again(project, tmp_path, revised):
+    (revised / "evaluation.json").write_text("{}")
+    with pytest.raises(RunError, match="run `charter evaluate`"):
+        run(project, revised, until="revise")
+
+
+def test_the_constitution_that_grades_lies_in_the_run_too(project, tmp_path):
+    grading = tmp_path / "grading.yaml"
+    grading.write_text("- Be kind.\n")
+    folder = tmp_path / "run"
+    run(project, folder, until="revise", overrides=(f"evaluate.constitution={grading}",))
+    assert (folder / "evaluate.constitution.yaml").read_text() == "- Be kind.\n"

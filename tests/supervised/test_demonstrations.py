@@ -133,7 +133,7 @@ def revisions(draw, prompt_id="p"):
     response = current = draw(texts)
     rounds = []
     for number in range(1, draw(st.integers(0, 4)) + 1):
-        outcome = draw(st.sampled_from(["revised", "screened", "no_fault"]))
+        outcome = draw(st.sampled_from(["revised", "screened", "inapplicable", "no_fault"]))
         current = draw(texts) if outcome == "revised" else current
         rounds.append(Round(number=number, outcome=outcome, revision=current))
     return revision(*rounds, response=response, prompt_id=prompt_id)

@@ -72,6 +72,7 @@ def new_pupil(dtype=torch.float32, *, template=CHATML):
         tokenizer=tokenizer,
         encoder=encoder,
         fingerprint="tiny",
+        context=config.max_position_embeddings,
     )
 
 
@@ -229,6 +230,22 @@ def test_what_is_too_long_is_left_out_and_named(tune, caplog):
     assert result.too_long == ("demo-99",)
     assert result.examples == 10
     assert "1 of 11 demonstrations are longer than 40 tokens" in caplog.text
+
+
+def test_nothing_longer_than_the_models_context_is_read(tune, caplog):
+    pupil = replace(new_pupil(), context=40)
+    long = demonstration(99, answer=" ".join(["no"] * 60))
+    with caplog.at_level(logging.WARNING):
+        result, directory = tune(pupil=pupil, demonstrations=[demonstration(1), long])
+    assert result.too_long == ("demo-99",)
+    assert "longer than 40 tokens and left out (the model's context)" in caplog.text
+    assert "longer than 40 tokens" in (directory / "models" / "sft" / "README.md").read_text()
+
+
+def test_without_a_known_context_only_the_setting_counts(tune):
+    long = demonstration(99, answer=" ".join(["no"] * 60))
+    result, _ = tune(pupil=replace(new_pupil(), context=None), demonstrations=[long])
+    assert result.too_long == ()
 
 
 def test_nothing_left_to_train_on_stops(tune):

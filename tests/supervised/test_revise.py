@@ -114,10 +114,25 @@ def test_random_selection_draws_every_principle_that_applies():
     assert drawn == {("ssn",), ("kind",)}
 
 
-def test_all_takes_the_principles_in_turn():
-    people = PROMPT.model_copy(update={"tags": ("people",)})
+def in_turn(prompt_id):
+    people = PROMPT.model_copy(update={"id": prompt_id, "tags": ("people",)})
     done = revised(model(), people, rounds=3, selection="all")
-    assert [step.principle_ids for step in done.rounds] == [("ssn",), ("kind",), ("ssn",)]
+    return [step.principle_ids for step in done.rounds]
+
+
+def test_all_takes_the_principles_in_turn_and_begins_with_each_for_some_prompt():
+    turns = [in_turn(f"p{i}") for i in range(20)]
+    assert all(turn[0] == turn[2] != turn[1] for turn in turns)
+    assert {turn[0] for turn in turns} == {("ssn",), ("kind",)}
+
+
+@pytest.mark.parametrize("selection", ["screen", "random", "all"])
+def test_where_no_principle_applies_nothing_is_asked_and_the_round_says_why(selection):
+    about_people = CONSTITUTION.model_copy(update={"principles": CONSTITUTION.principles[1:]})
+    speaker = model()
+    done = revised(speaker, constitution=about_people, rounds=1, selection=selection)
+    assert (done.rounds[0].outcome, done.final) == ("inapplicable", done.response.text)
+    assert len(speaker.heard) == 1
 
 
 def test_without_critique_the_revision_is_asked_for_directly():

@@ -56,7 +56,12 @@ def answering(model: Model, *, section: EvaluateConfig, rules: Constitution | No
 
 
 def revising(model: Model, *, section: EvaluateConfig, reviser: Reviser) -> Answerer:
-    """A column that asks a model once and then criticises and revises what it said."""
+    """A column that asks a model once and then criticises and revises what it said.
+
+    All its texts are written under the evaluation's system turn and length, like other columns'.
+    """
+    shared = {"system": section.system, "max_new_tokens": section.max_new_tokens}
+    aligned = reviser.section.model_copy(update=shared)
 
     async def answer(prompt: Prompt, seed: int) -> Answer:
         bill = _Bill()
@@ -66,6 +71,7 @@ def revising(model: Model, *, section: EvaluateConfig, reviser: Reviser) -> Answ
         )
         metered = replace(
             reviser,
+            section=aligned,
             critic=_Metered(reviser.critic, bill=bill),
             reviser=_Metered(reviser.reviser, bill=bill),
         )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from charter.config import EvaluateConfig
 from charter.console import Progress
 from charter.constitution import Constitution
-from charter.errors import PromptError
+from charter.errors import FailureLimitError, PromptError
 from charter.evaluation.answers import Answerer
 from charter.evaluation.figures import Evaluation, GradedAnswer
 from charter.evaluation.graders import grade
@@ -66,13 +66,9 @@ async def evaluate(
 
     Raises:
         PromptError: There are no prompts.
-        FailureLimitError: More than `section.max_failed` of the answers failed.
+        FailureLimitError: More than `section.max_failed` of the answers failed, or none is left.
     """
-    if not prompts:
-        raise PromptError(
-            "evaluate: there are no held-out prompts to answer. Name some in `prompts.heldout`, "
-            "harmful and benign ones."
-        )
+    _require_prompts(prompts)
 
     async def work(question: _Question) -> GradedAnswer:
         return await _graded(
@@ -95,8 +91,28 @@ async def evaluate(
         progress=progress,
         total=len(columns) * len(prompts) * section.samples,
     )
+    _require_answers(tally)
     answers = graded_answers(prompts, columns=columns, section=section, store=store)
     return Evaluated(summarise(answers, constitution=constitution, judge=judge), tally)
+
+
+def _require_prompts(prompts: Collection[Prompt]) -> None:
+    if not prompts:
+        raise PromptError(
+            "evaluate: there are no held-out prompts to answer. Name some in `prompts.heldout`, "
+            "harmful and benign ones."
+        )
+
+
+def _require_answers(tally: Tally) -> None:
+    """Stops where there is nothing to measure, however many failures are allowed."""
+    if tally.done:
+        return
+    reasons = ", ".join(f"{reason} {n}" for reason, n in tally.reasons.items())
+    raise FailureLimitError(
+        f"evaluate: not one of {tally.entered} answers could be graded ({reasons}). Mend what "
+        "the warnings name and run again; overlong prompts need a model with a longer context."
+    )
 
 
 def graded_answers(

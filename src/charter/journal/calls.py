@@ -8,6 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from charter.errors import BackendError
 from charter.journal.store import Journal
 from charter.model import Model
 from charter.records import Completion, Dialogue, Sampling, Usage
@@ -81,19 +82,37 @@ class JournaledModel:
         made = self._in_flight[key] = asyncio.Event()
         try:
             answer, usage = await ask()
+            text = self._text(answer)
             self.misses += 1
             self.usage = Usage(
                 prompt_tokens=self.usage.prompt_tokens + usage.prompt_tokens,
                 completion_tokens=self.usage.completion_tokens + usage.completion_tokens,
             )
             tokens = usage.prompt_tokens + usage.completion_tokens
-            # Python writes the shortest digits that read back as the same float, to the bit.
-            text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
             self._journal.keep_call(key, text, stage=self._stage, tokens=tokens)
             return answer
         finally:
             del self._in_flight[key]
             made.set()
+
+    def _text(self, answer: Any) -> str:
+        """What the journal keeps of an answer.
+
+        Python writes the shortest digits that read back as the same float, to the bit.
+
+        Raises:
+            BackendError: The answer is no Unicode.
+        """
+        text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise BackendError(
+                f"model {self.fingerprint} answered with half a character, "
+                f"{text[error.start : error.end]!r}, which no file can hold. Ask with another "
+                "seed or sampling; if it comes again, mend the script or server that answers."
+            ) from error
+        return text
 
 
 def call_key(fingerprint: str, dialogue: Dialogue, **asked: object) -> str:

@@ -113,7 +113,7 @@ def fetch(connection: sqlite3.Connection, query: str, *, values: Sequence[str], 
         raise explained(error, path) from error
 
 
-def explained(error: sqlite3.Error, path: Path) -> RunError:
+def explained(error: BaseException, path: Path) -> RunError:
     """What the user can do about an error of the journal."""
     name: str = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
@@ -123,9 +123,11 @@ def explained(error: sqlite3.Error, path: Path) -> RunError:
             f"The file is damaged. Move it away, with {path.name}-wal and {path.name}-shm beside "
             "it, and run again: its calls and records will be made anew."
         )
-    else:
+    elif isinstance(error, sqlite3.Error):
         remedy = "Check that the directory exists, can be written, and is used by nobody else."
-    return RunError(f"journal {path}: {error}. {remedy}")
+    else:
+        remedy = "Run again, what was committed is kept; if that comes back, report it."
+    return RunError(f"journal {path}: {str(error) or type(error).__name__}. {remedy}")
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -79,7 +80,8 @@ class Journal:
             self._connections = opened.pop_all()
         self._unsaved: dict[_Slot, str] = {}
         self._queue: queue.SimpleQueue[_Row | _Signal] = queue.SimpleQueue()
-        self._failure: sqlite3.Error | None = None
+        self._failure: BaseException | None = None
+        self._closed = False
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._writer.start()
 
@@ -159,8 +161,9 @@ class Journal:
         Raises:
             RunError: Something could not be written.
         """
-        if not self._writer.is_alive():
+        if self._closed:
             return
+        self._closed = True
         try:
             self._signal(stops=True)
         finally:
@@ -195,29 +198,38 @@ class Journal:
     def _signal(self, *, stops: bool) -> None:
         signal = _Signal(threading.Event(), stops)
         self._queue.put(signal)
-        signal.committed.wait()
+        # A writer that broke down answers no signal any more.
+        while self._writer.is_alive() and not signal.committed.wait(timeout=GROUP_S):
+            pass
         if self._failure is not None:
             raise explained(self._failure, self._path) from self._failure
 
     def _write(self) -> None:
-        """Commit group after group until told to stop: the writer thread."""
+        """Commit group after group until told to stop: the writer thread.
+
+        What fails is raised in the thread that next keeps or flushes.
+        """
         stops = False
-        while not stops:
-            rows, signal = _next_group(self._queue)
-            try:
-                # After a failure nothing more is written: no row may overtake a lost one.
-                if rows and self._failure is None:
-                    self._commit(rows)
-            except sqlite3.Error as error:
-                self._failure = error  # Raised in the thread that next keeps or flushes.
-            if signal is not None:
-                stops = signal.stops
-                signal.committed.set()
+        try:
+            while not stops:
+                rows, signal = _next_group(self._queue)
+                self._commit(rows)
+                if signal is not None:
+                    stops = signal.stops
+                    signal.committed.set()
+        finally:
+            self._failure = self._failure or sys.exception()
 
     def _commit(self, rows: Sequence[_Row]) -> None:
-        with self._written:
-            for row in rows:
-                self._written.execute(row.statement, row.values)
+        if not rows or self._failure is not None:
+            return  # After a failure nothing more is written: no row may overtake a lost one.
+        try:
+            with self._written:
+                for row in rows:
+                    self._written.execute(row.statement, row.values)
+        except sqlite3.Error as error:
+            self._failure = error
+            return
         for row in rows:
             self._unsaved.pop(row.slot, None)
 

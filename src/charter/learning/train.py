@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from charter.console import Progress, Silent
+from charter.console import Progress, Silent, under_way
 from charter.errors import GuardError, RunError
 from charter.learning.batches import Examples, Step, require_supervision
 from charter.learning.checkpoints import (
@@ -39,12 +39,8 @@ from charter.learning.learner import (
     set_weights,
     weights,
 )
-from charter.learning.metrics import (
-    Row,
-    TrainRow,
-    ValidationRow,
-    append_row,
-)
+from charter.learning.memory import memory_for
+from charter.learning.metrics import Row, TrainRow, ValidationRow, append_row
 from charter.learning.processes import seed_draws
 from charter.learning.recipe import Recipe
 from charter.run import write_jsonl
@@ -104,36 +100,48 @@ def train(
 
     Raises:
         GuardError: There is nothing to learn from, or the loss is no number any more.
-        RunError: The checkpoints belong to another training.
+        RunError: The checkpoints belong to another training, or memory ran out.
     """
     require_supervision(examples)
     if validation:
         require_supervision(validation)
     _warn_of_little(examples, validation)
-    learner = prepare(model, weight_decay=recipe.weight_decay, probe=list(examples.values()))
-    course = plan_course(examples, validation=validation, recipe=recipe, seed=seed, model=identity)
-    rows = _start(learner, course, keeping)
-    taken = max((row.step for row in rows), default=0)
+    with memory_for("the start of training"):
+        learner = prepare(model, weight_decay=recipe.weight_decay, probe=list(examples.values()))
+        course = plan_course(
+            examples, validation=validation, recipe=recipe, seed=seed, model=identity
+        )
+        rows = _start(learner, course, keeping)
     # Processes agree on every number here; one of them writes it down.
-    is_main = learner.processes.is_main_process
-    told = progress if is_main else Silent()
-    told.start("training", total=course.planned_steps)
+    told = progress if learner.processes.is_main_process else Silent()
+    with under_way(told, "training", total=course.planned_steps):
+        _learn(learner, course, rows, keeping, told)
+        outcome = _end(learner, course, rows, keeping)
+        told.finish(_summary(outcome))
+    return outcome
+
+
+def _learn(
+    learner: Learner, course: Course, rows: list[Row], keeping: Keeping, told: Progress
+) -> None:
+    """Takes the steps that are left, and adds their rows."""
+    taken = max((row.step for row in rows), default=0)
     told.advance(taken)
     checkpointed_at = time.monotonic()
     turned = course.has_turned(rows)
     for step, names in enumerate(course.steps_after(taken), start=taken + 1):
         if turned:
             break
-        new = _take_step(learner, course, step, names, rows)
+        with memory_for(f"step {step} of training"):
+            new = _take_step(learner, course, step, names, rows)
         rows.extend(new)
         turned = course.has_turned(rows) if len(new) > 1 else False
-        if is_main:
+        if learner.processes.is_main_process:
             _keep_rows(learner, course, rows, new, keeping)
             if time.monotonic() - checkpointed_at >= keeping.checkpoint_every_s:
                 save_step(keeping.checkpoints, _checkpoint(learner, course, step, rows))
                 checkpointed_at = time.monotonic()
         told.advance(note=", ".join(f"{row.kind} {row.loss:.3f}" for row in new))
-    return _end(learner, course, rows, keeping, told)
 
 
 def _warn_of_little(examples: Examples, validation: Examples) -> None:
@@ -247,9 +255,8 @@ def _checkpoint(learner: Learner, course: Course, step: int, rows: Sequence[Row]
     return Checkpoint(state, weights=weights(learner), moments=moments(learner))
 
 
-def _end(
-    learner: Learner, course: Course, rows: Sequence[Row], keeping: Keeping, told: Progress
-) -> Outcome:
+def _end(learner: Learner, course: Course, rows: Sequence[Row], keeping: Keeping) -> Outcome:
+    """What came of it, with the best weights in the model."""
     processes = learner.processes
     processes.wait_for_everyone()
     best = course.best(rows)
@@ -265,5 +272,11 @@ def _end(
             best.loss,
         )
     steps = max(row.step for row in rows)
-    told.finish(f"best: step {best.step}, validation {best.loss:.3f}" if best else f"{steps} steps")
     return Outcome(tuple(rows), planned_steps=course.planned_steps, steps=steps, best=best)
+
+
+def _summary(outcome: Outcome) -> str:
+    best = outcome.best
+    if best is None:
+        return f"{outcome.steps} steps"
+    return f"best: step {best.step}, validation {best.loss:.3f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
@@ -47,6 +48,8 @@ class Engine:
         self._open: set[Writing | Weighing] = set()
         self._failing = threading.Lock()
         self._stopped = threading.Event()
+        self._cause: BaseException | None = None
+        """What the thread broke down with."""
         self._thread = threading.Thread(target=self._run, name=f"model {name}", daemon=True)
         self._thread.start()
 
@@ -80,6 +83,7 @@ class Engine:
                     self._take_in()
                     self._work()
         finally:
+            self._cause = sys.exception()  # None where it was closed
             self._stopped.set()
             self._fail(list(self._open), self._stopped_error())
 
@@ -148,7 +152,18 @@ class Engine:
         )
 
     def _stopped_error(self) -> BackendError:
-        return BackendError(f"model {self._name} is closed and answers no more calls")
+        if self._cause is None:
+            return BackendError(f"model {self._name} is closed and answers no more calls")
+        broken = BackendError(
+            f"model {self._name} broke down and answers no more calls: {_described(self._cause)}. "
+            "Run again; if that comes back, report it with its traceback."
+        )
+        broken.__cause__ = self._cause
+        return broken
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 _NOTHING = (2**63, 0)

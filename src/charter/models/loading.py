@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before transformers is
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,7 +30,8 @@ from transformers.utils import logging as transformers_logging
 
 from charter.config import STARTER, ModelSource
 from charter.encoding import Encoder
-from charter.errors import BackendError
+from charter.encoding.guard import guard
+from charter.errors import BackendError, EncodingError, RunError
 from charter.models.reproducible import sum_in_fixed_order
 
 _log = logging.getLogger(__name__)
@@ -39,6 +42,11 @@ _ENGINE = "1"
 """Part of every fingerprint: raise it when the same weights may answer otherwise."""
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 """What a model's configuration says that does not shape its answers, or is said elsewhere."""
+
+_FAILURES = (OSError, ValueError, RuntimeError, ImportError, MemoryError, SafetensorError)
+"""What libraries raise where a model cannot be loaded."""
+_OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
+"""CUDA's words and those of PyTorch's allocator on a CPU, which raises a bare `RuntimeError`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +76,46 @@ def load(source: ModelSource) -> Loaded:
     Raises:
         BackendError: It is not there, cannot be fetched, or is no usable causal language model.
         EncodingError: Its tokenizer or chat template cannot be used faithfully.
+        RunError: Memory ran out.
     """
+    try:
+        return _loaded(source)
+    except _FAILURES as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"model {source.source}: out of memory while loading ({_first_line(error)}). Free "
+            "some, set its `dtype: bfloat16`, let roles share one model, or name a smaller one."
+        ) from error
+
+
+def control_tokens(source: ModelSource) -> frozenset[str]:
+    """The control tokens of the model that `source` names, as text would spell them.
+
+    Reads its tokenizer and no weights; a script has none.
+
+    Raises:
+        BackendError: The tokenizer is not there, or cannot be fetched.
+        EncodingError: It cannot be used faithfully.
+    """
+    if source.source.startswith("scripted:"):
+        return frozenset()
+    tokenizer = _fetched(AutoTokenizer, source)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise EncodingError(
+            f"model {source.source}: {type(tokenizer).__name__} is not a fast tokenizer, so its "
+            "control tokens are not known. Convert it to a tokenizer.json first."
+        )
+    return frozenset(guard(backend).control_ids)
+
+
+def _loaded(source: ModelSource) -> Loaded:
     transformers_logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = _place(source.source)
-    tokenizer = _fetched(AutoTokenizer, place, source)
+    tokenizer = _fetched(AutoTokenizer, source)
     model, report = _fetched(
         AutoModelForCausalLM,
-        place,
         source,
         dtype=_dtype(source, device=device),
         use_safetensors=True,
@@ -84,12 +124,14 @@ def load(source: ModelSource) -> Loaded:
     _check_complete(source.source, missing=report["missing_keys"])
     _check_vocabulary(source.source, model=model, tokenizer=tokenizer)
     encoder = Encoder.of(tokenizer, eos_ids=_eos_ids(model), template=source.template)
+    # Before the weights move: it would copy each of them back.
+    identity = fingerprint(model, encoder=encoder)
     return Loaded(
         name=source.source,
         model=model.to(device).eval(),
         tokenizer=tokenizer,
         encoder=encoder,
-        fingerprint=fingerprint(model, encoder=encoder),
+        fingerprint=identity,
     )
 
 
@@ -104,7 +146,8 @@ def fingerprint(model: PreTrainedModel, *, encoder: Encoder) -> str:
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        # Flat first: a scalar has no dimension whose bytes could be viewed.
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
@@ -123,8 +166,9 @@ def _place(source: str) -> Path | str:
     return source
 
 
-def _fetched(auto: Any, place: Path | str, source: ModelSource, **options: Any) -> Any:
+def _fetched(auto: Any, source: ModelSource, **options: Any) -> Any:
     """What `auto` loads; from the hub's local cache where the hub cannot be reached."""
+    place = _place(source.source)
     options |= {"trust_remote_code": False}
     if isinstance(place, str):
         options |= {"revision": source.revision or "main"}
@@ -133,11 +177,17 @@ def _fetched(auto: Any, place: Path | str, source: ModelSource, **options: Any) 
     for local_only in attempts:
         try:
             return auto.from_pretrained(place, local_files_only=local_only, **options)
-        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        except _FAILURES as error:
+            if _is_out_of_memory(error):
+                raise
             failures.append(error)
     raise BackendError(
         f"model {source.source} cannot be loaded: {_first_line(failures[0])}. " + _remedy(place)
     ) from failures[0]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from charter.models.scripted import ScriptedModel, read_script
 
 
 @dataclass(frozen=True)
-class Roles:
+class OpenModels:
     """An open model for each role; roles that name one source share one."""
 
     policy: Model
@@ -48,27 +48,31 @@ def _open(source: ModelSource) -> Model:
 
 
 @asynccontextmanager
-async def open_models(config: ModelsConfig) -> AsyncGenerator[Roles]:
+async def open_models(config: ModelsConfig) -> AsyncGenerator[OpenModels]:
     """The models of all roles but `train_from`, closed at the end.
 
-    Critic, reviser and judge are the policy where nothing else is named.
+    Critic, reviser and judge are the policy where nothing else is named. Sources that differ only
+    in capacity are one model, which has the largest.
 
     Raises:
         CharterError: See `open_model`.
     """
+    named = (config.policy, config.critic, config.reviser, config.judge)
+    sources = _at_largest_capacity([source or config.policy for source in named])
     opened: dict[ModelSource, Model] = {}
     async with AsyncExitStack() as stack:
-
-        async def model(source: ModelSource | None) -> Model:
-            source = source or config.policy
+        for source in sources:
             if source not in opened:
                 opened[source] = await open_model(source)
                 stack.push_async_callback(opened[source].aclose)
-            return opened[source]
+        policy, critic, reviser, judge = (opened[source] for source in sources)
+        yield OpenModels(policy=policy, critic=critic, reviser=reviser, judge=judge)
 
-        yield Roles(
-            policy=await model(config.policy),
-            critic=await model(config.critic),
-            reviser=await model(config.reviser),
-            judge=await model(config.judge),
-        )
+
+def _at_largest_capacity(sources: Sequence[ModelSource]) -> list[ModelSource]:
+    """The sources, with equal capacities where nothing else tells them apart."""
+    kinds = [source.model_copy(update={"capacity": 1}) for source in sources]
+    largest: dict[ModelSource, int] = {}
+    for kind, source in zip(kinds, sources, strict=True):
+        largest[kind] = max(source.capacity, largest.get(kind, 0))
+    return [kind.model_copy(update={"capacity": largest[kind]}) for kind in kinds]

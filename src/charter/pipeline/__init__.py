@@ -18,6 +18,12 @@ __all__ = ["Outcome", "Request", "run_pipeline"]
 
 Stage = Literal["revise", "finetune", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+_RESULTS: dict[Stage, tuple[str, ...]] = {
+    "revise": ("data/revisions.jsonl", "data/demonstrations.jsonl", "data/revision_pairs.jsonl"),
+    "finetune": ("models/sft/training.json", "models/sft/*.safetensors"),
+    "evaluate": ("evaluation.json", "data/answers.jsonl"),
+}
+"""What a stage is done for, as patterns: where one matches nothing, the stage is made again."""
 
 
 def run_pipeline(request: Request, *, progress: Progress) -> Outcome:
@@ -29,9 +35,17 @@ def run_pipeline(request: Request, *, progress: Progress) -> Outcome:
     stages = _stages(request)
     with open_workspace(request, progress=progress) as workspace:
         for stage in stages:
-            if not workspace.directory.stage_done(stage):
+            if not _is_done(stage, workspace):
                 workspace.directory.record_stage(stage, _run_stage(stage, workspace))
         return outcome(workspace)
+
+
+def _is_done(stage: Stage, workspace: Workspace) -> bool:
+    """Whether a stage is accounted for and its results are still there."""
+    run = workspace.directory.path
+    return workspace.directory.stage_done(stage) and all(
+        any(run.glob(pattern)) for pattern in _RESULTS[stage]
+    )
 
 
 def _stages(request: Request) -> tuple[Stage, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from charter.config import Config, load_config
@@ -17,6 +17,10 @@ from charter.records import Dialogue, Sampling, assistant, user, with_system_tur
 from charter.seeding import derive
 
 _START_OVER = "/new"
+
+Models = Mapping[str, Model]
+Conversations = Mapping[str, Dialogue]
+"""What was said with each model so far."""
 
 
 def hold_chat(
@@ -40,17 +44,22 @@ def hold_chat(
         RunError: There is no run, or its fine-tuning is not done.
     """
     config = _config_of(run)
-    lines = iter(said) if said is not None else _asked(terminal)
-    asyncio.run(
-        _converse(
-            lines,
-            trained=run / "models" / "sft",
-            config=config,
-            terminal=terminal,
-            temperature=temperature,
-            as_json=as_json,
-        )
-    )
+    lines = said if said is not None else _asked(terminal)
+    # A line is read outside the loop: inside, waiting for it would hold up an interruption.
+    with (
+        asyncio.Runner() as runner,
+        _opened(config, trained=run / "models" / "sft", runner=runner) as models,
+    ):
+        heard: Conversations = dict.fromkeys(models, ())
+        for number, line in enumerate(lines):
+            if line == _START_OVER:
+                heard = dict.fromkeys(models, ())
+                continue
+            asked = {name: (*dialogue, user(line)) for name, dialogue in heard.items()}
+            heard = runner.run(
+                _turn(asked, models=models, config=config, temperature=temperature, number=number)
+            )
+            _show(terminal, heard, as_json=as_json)
 
 
 def _config_of(run: Path) -> Config:
@@ -68,43 +77,40 @@ def _asked(terminal: Terminal) -> Iterator[str]:
             yield line.strip()
 
 
-async def _converse(
-    lines: Iterator[str],
-    *,
-    trained: Path,
-    config: Config,
-    terminal: Terminal,
-    temperature: float,
-    as_json: bool,
-) -> None:
-    sampling = Sampling(temperature=temperature, max_new_tokens=config.evaluate.max_new_tokens)
-    async with AsyncExitStack() as stack:
-        policy = config.models.policy
-        sft = policy.model_copy(update={"source": str(trained), "revision": None})
-        models: dict[str, Model] = {}
+@contextmanager
+def _opened(config: Config, *, trained: Path, runner: asyncio.Runner) -> Generator[Models]:
+    """The base model and the trained one by their columns' names, closed at the end."""
+    policy = config.models.policy
+    sft = policy.model_copy(update={"source": str(trained), "revision": None})
+    models: dict[str, Model] = {}
+    try:
         for name, source in (("base", policy), ("sft", sft)):
-            models[name] = await open_model(source)
-            stack.push_async_callback(models[name].aclose)
-        heard: dict[str, Dialogue] = dict.fromkeys(models, ())
-        for turn, line in enumerate(lines):
-            if line == _START_OVER:
-                heard = dict.fromkeys(models, ())
-                continue
-            heard = {name: (*dialogue, user(line)) for name, dialogue in heard.items()}
-            seed = derive(config.seed, "chat", turn)
-            answers = {
-                name: await _answer(model, heard[name], config=config, sampling=sampling, seed=seed)
-                for name, model in models.items()
-            }
-            heard = {name: (*heard[name], assistant(text)) for name, text in answers.items()}
-            if as_json:
-                terminal.result(json.dumps({"you": line, **answers}, ensure_ascii=False))
-            else:
-                terminal.side_by_side(list(answers.items()))
+            models[name] = runner.run(open_model(source))
+        yield models
+    finally:
+        for model in models.values():
+            runner.run(model.aclose())
 
 
-async def _answer(
-    model: Model, dialogue: Dialogue, *, config: Config, sampling: Sampling, seed: int
-) -> str:
-    asked = with_system_turn(dialogue, config.evaluate.system)
-    return (await model.generate(asked, sampling=sampling, seed=seed)).text
+async def _turn(
+    heard: Conversations, *, models: Models, config: Config, temperature: float, number: int
+) -> Conversations:
+    """The conversations with each model's answer to the line that they end in."""
+    sampling = Sampling(temperature=temperature, max_new_tokens=config.evaluate.max_new_tokens)
+    seed = derive(config.seed, "chat", number)
+    answered: dict[str, Dialogue] = {}
+    for name, model in models.items():
+        asked = with_system_turn(heard[name], config.evaluate.system)
+        answer = await model.generate(asked, sampling=sampling, seed=seed)
+        answered[name] = (*heard[name], assistant(answer.text))
+    return answered
+
+
+def _show(terminal: Terminal, heard: Conversations, *, as_json: bool) -> None:
+    """What was said last, and what each model answered."""
+    answers = {name: dialogue[-1].content for name, dialogue in heard.items()}
+    if not as_json:
+        terminal.side_by_side(list(answers.items()))
+        return
+    line = next(iter(heard.values()))[-2].content
+    terminal.result(json.dumps({"you": line, **answers}, ensure_ascii=False))

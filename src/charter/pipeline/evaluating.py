@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from charter.config import Column
 from charter.errors import PromptError, RunError
@@ -13,12 +15,12 @@ from charter.evaluation.judging import Judge
 from charter.journal import JournaledModel
 from charter.model import Model
 from charter.models.sources import open_model
+from charter.pipeline.fitting import settled_reviser
 from charter.pipeline.outcome import evaluation_path
-from charter.pipeline.revising import fitted_reviser
-from charter.pipeline.roles import Roles, open_roles
+from charter.pipeline.roles import Roles, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
-from charter.records import content_hash
+from charter.records import Prompt, content_hash
 from charter.run import Tally, write_atomically, write_jsonl
 from charter.screening import fit_threshold
 from charter.supervised.revise import Reviser
@@ -36,37 +38,29 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
     prompts = tuple(read_prompts(config.prompts.heldout))
     if not prompts:
         raise PromptError("no usable held-out prompt; `charter check` says why")
+    trained_at = directory.models / "sft"
+    if "sft" in section.columns and not trained_at.exists():
+        raise RunError(f"{trained_at}: no SFT model yet. Run `charter finetune` first.")
     async with AsyncExitStack() as stack:
         roles = await stack.enter_async_context(
             open_roles(config.models, journal=workspace.journal, stage="evaluate")
         )
-        reviser, _ = await fitted_reviser(workspace, roles=roles)
-        trained: Model | None = None
+        models = Cast(roles)
+        if "base+revise" in section.columns:
+            models = replace(models, reviser=(await settled_reviser(workspace, roles=roles))[0])
         if "sft" in section.columns:
-            trained = await stack.enter_async_context(_trained(workspace))
-        columns = {
-            name: _column(name, workspace, roles=roles, reviser=reviser, trained=trained)
-            for name in section.columns
-        }
-        judge = await _judge(workspace, roles)
-        shaping = {
-            "section": section.model_dump(mode="json", exclude={"constitution", "max_failed"}),
-            "constitutions": [workspace.constitution.hash, workspace.graded.hash],
-            "models": [
-                model.fingerprint
-                for model in (roles.policy, roles.critic, roles.reviser, roles.judge, trained)
-                if model is not None
-            ],
-            "revise": [reviser.section.model_dump(mode="json"), reviser.threshold],
-            "prompts": content_hash([prompt.model_dump(mode="json") for prompt in prompts]),
-            "seed": config.seed,
-        }
-        store = workspace.journal.records("evaluate", context=content_hash(shaping))
+            models = replace(
+                models, trained=await stack.enter_async_context(_trained(workspace, trained_at))
+            )
+        columns = {name: _column(name, workspace, models=models) for name in section.columns}
+        store = workspace.journal.records(
+            "evaluate", context=_context(workspace, prompts=prompts, models=models)
+        )
         evaluated = await evaluate(
             prompts,
             columns=columns,
             constitution=workspace.graded,
-            judge=judge,
+            judge=await _judge(workspace, roles),
             section=section,
             seed=config.seed,
             store=store,
@@ -75,41 +69,67 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
         )
     answers = graded_answers(prompts, columns=columns, section=section, store=store)
     write_jsonl(directory.data / "answers.jsonl", answers)
-    write_atomically(
-        evaluation_path(directory.path), evaluated.evaluation.model_dump_json(indent=2) + "\n"
-    )
+    figures = evaluated.evaluation.model_dump_json(indent=2)
+    write_atomically(evaluation_path(directory.path), figures + "\n")
     return evaluated.tally
 
 
+@dataclass(frozen=True)
+class Cast:
+    """Everyone who answers or grades in an evaluation."""
+
+    roles: Roles
+    reviser: Reviser | None = None
+    """Only where the column `base+revise` is asked for."""
+    trained: Model | None = None
+    """Only where the column `sft` is."""
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Of all models, in a fixed order."""
+        roles = self.roles
+        models = (roles.policy, roles.critic, roles.reviser, roles.judge, self.trained)
+        return [model.fingerprint for model in models if model is not None]
+
+
+def _context(workspace: Workspace, *, prompts: Sequence[Prompt], models: Cast) -> str:
+    """A hash of all that shapes an answer or its grades."""
+    section = workspace.config.evaluate
+    reviser = models.reviser
+    return content_hash(
+        {
+            "section": section.model_dump(mode="json", exclude={"constitution", "max_failed"}),
+            "constitutions": [workspace.constitution.hash, workspace.graded.hash],
+            "models": models.fingerprints,
+            "revise": reviser and [reviser.section.model_dump(mode="json"), reviser.threshold],
+            "prompts": [prompt.model_dump(mode="json") for prompt in prompts],
+            "seed": workspace.config.seed,
+        }
+    )
+
+
 @asynccontextmanager
-async def _trained(workspace: Workspace) -> AsyncGenerator[Model]:
-    path = workspace.directory.models / "sft"
-    if not path.exists():
-        raise RunError(f"{path}: no SFT model yet. Run `charter finetune` first.")
-    models = workspace.config.models
-    source = models.train_from or models.policy
-    update = {"source": str(path), "revision": None}
-    model = await open_model(source.model_copy(update=update))
+async def _trained(workspace: Workspace, at: Path) -> AsyncGenerator[Model]:
+    model = await open_model(trained_source(workspace.config.models, at=at))
     try:
         yield JournaledModel(model, journal=workspace.journal, stage="evaluate")
     finally:
         await model.aclose()
 
 
-def _column(
-    name: Column, workspace: Workspace, *, roles: Roles, reviser: Reviser, trained: Model | None
-) -> Answerer:
-    section = workspace.config.evaluate
+def _column(name: Column, workspace: Workspace, *, models: Cast) -> Answerer:
+    section, policy = workspace.config.evaluate, models.roles.policy
     match name:
         case "base":
-            return answering(roles.policy, section=section, rules=None)
+            return answering(policy, section=section, rules=None)
         case "base+rules":
-            return answering(roles.policy, section=section, rules=workspace.constitution)
+            return answering(policy, section=section, rules=workspace.constitution)
         case "base+revise":
-            return revising(roles.policy, section=section, reviser=reviser)
+            assert models.reviser is not None
+            return revising(policy, section=section, reviser=models.reviser)
         case "sft":
-            assert trained is not None
-            return answering(trained, section=section, rules=None)
+            assert models.trained is not None
+            return answering(models.trained, section=section, rules=None)
 
 
 async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:

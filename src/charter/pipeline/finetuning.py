@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 from charter.errors import RunError
 from charter.models.loading import load
+from charter.pipeline.roles import trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
 from charter.run import Tally, write_jsonl
@@ -26,7 +28,10 @@ def finetune_stage(workspace: Workspace) -> Tally:
     parts = split_demonstrations(workspace)
     write_jsonl(directory.data / "sft_train.jsonl", parts.train)
     write_jsonl(directory.data / "sft_validation.jsonl", parts.validation)
-    source = config.models.train_from or config.models.policy
+    out = directory.models / "sft"
+    if out.exists() and not any(out.glob("*.safetensors")):
+        shutil.rmtree(out)  # what is left of a model that somebody deleted in part
+    source = trained_source(config.models)
     loaded = load(source)
     result = finetune(
         parts.train,
@@ -38,11 +43,12 @@ def finetune_stage(workspace: Workspace) -> Tally:
             tokenizer=loaded.tokenizer,
             encoder=loaded.encoder,
             fingerprint=loaded.fingerprint,
+            context=loaded.context,
         ),
         constitution=workspace.constitution,
         seed=config.seed,
         places=Places(
-            out=directory.models / "sft",
+            out=out,
             checkpoints=directory.models / "sft.checkpoints",
             metrics=directory.metrics / "finetune.jsonl",
         ),

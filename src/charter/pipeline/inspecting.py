@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 from charter.console import Silent
 from charter.models.loading import Loaded, load
 from charter.pipeline.finetuning import split_demonstrations
+from charter.pipeline.roles import trained_source
 from charter.pipeline.workspace import Request, open_workspace
 from charter.records import with_system_turn
 
@@ -30,7 +31,7 @@ def inspect_examples(request: Request, *, limit: int) -> Iterator[Shown]:
     """
     with open_workspace(request, progress=Silent()) as workspace:
         config = workspace.config
-        loaded = load(config.models.train_from or config.models.policy)
+        loaded = load(trained_source(config.models))
         for item in split_demonstrations(workspace).train[:limit]:
             dialogue = with_system_turn(item.prompt, config.finetune.system)
             example = loaded.encoder.example(dialogue, item.completion[0].content)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from charter.console import Grid, Section
+from charter.errors import RunError
 from charter.evaluation.figures import Evaluation
 from charter.evaluation.table import table
 from charter.pipeline.workspace import Workspace
@@ -57,13 +60,25 @@ def evaluation_path(run: Path) -> Path:
 def outcome(workspace: Workspace) -> Outcome:
     """What the run has to show as it stands."""
     run = workspace.directory.path
-    path = evaluation_path(run)
     return Outcome(
         run=run,
         manifest=workspace.directory.manifest,
-        evaluation=Evaluation.model_validate_json(path.read_bytes()) if path.exists() else None,
+        evaluation=_read_evaluation(evaluation_path(run)),
         files=tuple((name, text) for name, text in _CAPTIONS.items() if (run / name).exists()),
     )
+
+
+def _read_evaluation(path: Path) -> Evaluation | None:
+    """The figures, None where there are none yet."""
+    if not path.exists():
+        return None
+    try:
+        return Evaluation.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RunError(
+            f"{path}: cannot be read ({error.error_count()} mistakes). Delete it and run "
+            "`charter evaluate`: the answers are kept."
+        ) from error
 
 
 def _accounts(manifest: Manifest) -> Grid:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
-from charter.config import ReviseConfig
 from charter.errors import PromptError
 from charter.journal import Records
-from charter.pipeline.roles import Roles, open_roles
+from charter.pipeline.fitting import at_random, settled_reviser, write_down
+from charter.pipeline.roles import Roles, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
-from charter.prompts import PromptCounts, Quarantined, count_prompts, read_prompts
+from charter.prompts import (
+    PromptCounts,
+    Quarantined,
+    count_prompts,
+    read_prompts,
+    read_rows,
+)
 from charter.records import Prompt, Record, Revision, content_hash
-from charter.run import Tally, write_atomically, write_jsonl
+from charter.run import Tally, jsonl_writer, write_atomically, write_jsonl
 from charter.schedule import run_records, stored
-from charter.screening import DEFAULT_THRESHOLD, Threshold, fit_threshold
 from charter.supervised.demonstrations import (
     Origin,
     Selection,
@@ -32,11 +39,10 @@ log = logging.getLogger(__name__)
 class ReviseSummary(Record):
     """What the stage found out besides its tally: `metrics/revise.json`."""
 
-    prompts: PromptCounts
-    selection: str
-    threshold: Threshold | None
+    prompts: dict[str, PromptCounts]
+    """By use: train and heldout."""
     rounds: dict[str, int]
-    """Rounds by outcome: revised, no_fault, screened."""
+    """Rounds by outcome."""
     gates: dict[str, int]
     """Revisions that each gate stopped."""
     demonstrations: int
@@ -47,71 +53,46 @@ async def revise_stage(workspace: Workspace) -> Tally:
     """Makes the demonstrations; what an earlier session finished is taken from the journal.
 
     Raises:
-        PromptError: No prompt is usable.
+        PromptError: No prompt is usable, or no demonstration came out.
         FailureLimitError: Too many records failed.
     """
+    began = time.monotonic()
     counts = _counted_prompts(workspace)
     config = workspace.config
     async with open_roles(config.models, journal=workspace.journal, stage="revise") as roles:
-        reviser, threshold = await fitted_reviser(workspace, roles=roles)
+        reviser, screening = await settled_reviser(workspace, roles=roles)
         making = Making(workspace, roles, reviser)
-        tally = await making.revise_all(total=counts.valid)
+        tally = await making.revise_all(total=counts["train"].valid)
         if reviser.section.selection == "screen" and not making.found_anything():
             log.warning(
                 "screening found no principle broken in any reply, so it is of no use here; "
                 "going on with principles drawn at random (revise.selection=random)"
             )
-            making = Making(workspace, roles, _at_random(reviser))
-            tally = await making.revise_all(total=counts.valid)
-        return _export(making, threshold=threshold, counts=counts, tally=tally)
+            reviser, screening = at_random(reviser, screening)
+            making = Making(workspace, roles, reviser)
+            tally = await making.revise_all(total=counts["train"].valid)
+        write_down(workspace, screening)
+        tally = _export(making, counts=counts, tally=tally)
+    return tally.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
 
 
-async def fitted_reviser(workspace: Workspace, *, roles: Roles) -> tuple[Reviser, Threshold | None]:
-    """How this run criticises and revises, and the screening threshold that was fitted for it.
+def _counted_prompts(workspace: Workspace) -> dict[str, PromptCounts]:
+    """Counts the prompts, after writing down the rows that are none."""
+    prompts = workspace.config.prompts
+    rows = chain(read_rows(prompts.train), read_rows(prompts.heldout))
+    path = workspace.directory.data / "quarantined.jsonl"
+    if bad := write_jsonl(path, (row for row in rows if isinstance(row, Quarantined))):
+        log.warning("%d rows of the prompts are unusable: see %s", bad, path)
+    else:
+        path.unlink()
 
-    Screening that cannot tell the principles' own tests apart is replaced by random draws.
-    """
-    section = workspace.config.revise
-    threshold: Threshold | None = None
-    if section.selection == "screen" and section.threshold == "fit":
-        threshold = await fit_threshold(workspace.constitution, judge=roles.critic)
-    reviser = Reviser(
-        constitution=workspace.constitution,
-        critic=roles.critic,
-        reviser=roles.reviser,
-        section=section,
-        threshold=_value(section, threshold),
-    )
-    if threshold is not None and threshold.sees_nothing:
-        log.warning(
-            "screening sees only %.0f %% of the replies that break a principle in the principles' "
-            "own tests; going on with principles drawn at random (revise.selection=random)",
-            100 * (threshold.recall or 0.0),
-        )
-        reviser = _at_random(reviser)
-    return reviser, threshold
+    def written_down(_: Quarantined) -> None:
+        """There is nothing more to do about it."""
 
-
-def _value(section: ReviseConfig, threshold: Threshold | None) -> float:
-    if threshold is not None:
-        return threshold.value
-    return DEFAULT_THRESHOLD if section.threshold == "fit" else section.threshold
-
-
-def _at_random(reviser: Reviser) -> Reviser:
-    return replace(reviser, section=reviser.section.model_copy(update={"selection": "random"}))
-
-
-def _counted_prompts(workspace: Workspace) -> PromptCounts:
-    """Counts the training prompts and writes down the rows that are none."""
-    bad: list[Quarantined] = []
-    try:
-        return count_prompts(workspace.config.prompts.train, on_bad=bad.append)
-    finally:
-        if bad:
-            written = workspace.directory.data / "quarantined.jsonl"
-            write_jsonl(written, bad)
-            log.warning("%d rows of the training prompts are unusable: see %s", len(bad), written)
+    return {
+        "train": count_prompts(prompts.train, on_bad=written_down),
+        "heldout": count_prompts(prompts.heldout, on_bad=written_down),
+    }
 
 
 def _key(prompt: Prompt) -> str:
@@ -151,25 +132,34 @@ class Making:
 
     def found_anything(self) -> bool:
         """Whether any round looked closer at any reply."""
-        return any(step.outcome != "screened" for found in self.finished() for step in found.rounds)
+        return any(step.outcome in ("revised", "no_fault") for found in self.finished() for step in found.rounds)
 
-    def selections(self) -> Iterator[Selection]:
-        """What each finished record yields for training, in the same order."""
-        section = self.reviser.section
+    def yields(self) -> Iterator[tuple[Revision, Selection]]:
+        """Each finished record with what it yields for training, in the same order."""
         origin = Origin(
             seed=self.workspace.config.seed,
             policy=self.roles.policy.fingerprint,
             reviser=self.roles.reviser.fingerprint,
             constitution=self.workspace.constitution.hash,
         )
-        found = (
-            demonstrations_of(item, section=section, origin=origin) for item in self.finished()
+        select = partial(
+            demonstrations_of,
+            section=self.reviser.section,
+            origin=origin,
+            control_tokens=self._control_tokens(),
         )
-        threshold = section.gates.near_duplicate
+        threshold = self.reviser.section.gates.near_duplicate
         if threshold is None:
-            return found
-        # Only this gate compares records with each other, and so has to hold them all.
-        return iter(without_near_duplicates([*found], threshold=threshold))
+            return ((revision, select(revision)) for revision in self.finished())
+        # Only this gate compares records with each other, and so has to hold what they yield.
+        held = [select(revision) for revision in self.finished()]
+        return zip(self.finished(), without_near_duplicates(held, threshold=threshold), strict=True)
+
+    def _control_tokens(self) -> frozenset[str]:
+        """Those of the model to be trained: none of them may be learnt as text."""
+        from charter.models.loading import control_tokens  # with torch, which a script needs not
+
+        return control_tokens(trained_source(self.workspace.config.models))
 
     def _store(self) -> Records:
         section = self.reviser.section.model_dump(
@@ -186,36 +176,41 @@ class Making:
         return self.workspace.journal.records("revise", context=content_hash(shaping))
 
 
-def _export(
-    making: Making, *, threshold: Threshold | None, counts: PromptCounts, tally: Tally
-) -> Tally:
+def _export(making: Making, *, counts: dict[str, PromptCounts], tally: Tally) -> Tally:
     """Writes revisions, demonstrations and pairs; returns the tally with what was filtered.
 
     Raises:
         PromptError: Not one demonstration came out.
     """
     data = making.workspace.directory.data
-    rounds = Counter(step.outcome for found in making.finished() for step in found.rounds)
-    stopped: Counter[str] = Counter()
-    filtered: Counter[str] = Counter()
-    for selection in making.selections():
-        stopped.update(selection.stopped)
-        filtered.update([selection.filtered] if selection.filtered else [])
-    write_jsonl(data / "revisions.jsonl", making.finished())
+    rounds, stopped, filtered, written = (
+        Counter[str](),
+        Counter[str](),
+        Counter[str](),
+        Counter[str](),
+    )
+    with (
+        jsonl_writer(data / "revisions.jsonl") as write_revision,
+        jsonl_writer(data / "demonstrations.jsonl") as write_demonstration,
+        jsonl_writer(data / "revision_pairs.jsonl") as write_pair,
+    ):
+        for revision, selection in making.yields():
+            write_revision(revision)
+            for demonstration in selection.demonstrations:
+                write_demonstration(demonstration)
+            for pair in selection.pairs:
+                write_pair(pair)
+            rounds.update(step.outcome for step in revision.rounds)
+            stopped.update(selection.stopped)
+            filtered.update([selection.filtered] if selection.filtered else [])
+            written["demonstrations"] += len(selection.demonstrations)
+            written["pairs"] += len(selection.pairs)
     summary = ReviseSummary(
         prompts=counts,
-        selection=making.reviser.section.selection,
-        threshold=threshold,
         rounds=dict(sorted(rounds.items())),
         gates=dict(sorted(stopped.items())),
-        demonstrations=write_jsonl(
-            data / "demonstrations.jsonl",
-            (row for item in making.selections() for row in item.demonstrations),
-        ),
-        pairs=write_jsonl(
-            data / "revision_pairs.jsonl",
-            (row for item in making.selections() for row in item.pairs),
-        ),
+        demonstrations=written["demonstrations"],
+        pairs=written["pairs"],
     )
     path = making.workspace.directory.metrics / "revise.json"
     write_atomically(path, summary.model_dump_json(indent=2) + "\n")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from charter.config import ModelsConfig
+from charter.config import ModelsConfig, ModelSource
 from charter.journal import Journal, JournaledModel
 from charter.model import Model
 from charter.models.sources import open_models
@@ -24,7 +25,8 @@ class Roles:
     @property
     def width(self) -> int:
         """Records to keep in flight, so that no model waits for work."""
-        return max(model.capacity for model in (self.policy, self.critic, self.reviser))
+        models = (self.policy, self.critic, self.reviser, self.judge)
+        return max(model.capacity for model in models)
 
 
 @asynccontextmanager
@@ -37,13 +39,22 @@ async def open_roles(
         BackendError: A model could not be loaded.
     """
     async with open_models(models) as opened:
+        # By fingerprint: two models that answer alike must not both be asked the same.
         shared = {
-            id(model): JournaledModel(model, journal=journal, stage=stage)
+            model.fingerprint: JournaledModel(model, journal=journal, stage=stage)
             for model in (opened.policy, opened.critic, opened.reviser, opened.judge)
         }
         yield Roles(
-            policy=shared[id(opened.policy)],
-            critic=shared[id(opened.critic)],
-            reviser=shared[id(opened.reviser)],
-            judge=shared[id(opened.judge)],
+            policy=shared[opened.policy.fingerprint],
+            critic=shared[opened.critic.fingerprint],
+            reviser=shared[opened.reviser.fingerprint],
+            judge=shared[opened.judge.fingerprint],
         )
+
+
+def trained_source(models: ModelsConfig, *, at: Path | None = None) -> ModelSource:
+    """What fine-tuning starts from; with `at`, the result of it that lies there."""
+    source = models.train_from or models.policy
+    if at is None:
+        return source
+    return source.model_copy(update={"source": str(at), "revision": None})

@@ -14,7 +14,7 @@ from charter.console import Progress
 from charter.constitution import Constitution, load_constitution
 from charter.errors import RunError
 from charter.journal import Journal
-from charter.run import RunDirectory, journal_path
+from charter.run import RunDirectory, journal_path, write_atomically
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Request:
     """Run this stage alone; the ones before it must be done."""
     reuse: tuple[Path, ...] = ()
     """Other runs whose finished calls may be taken over."""
+    resumes: bool = False
+    """The run must be there already."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,17 @@ def open_workspace(request: Request, *, progress: Progress) -> Generator[Workspa
     }
     if graded_path is not None:
         hashes["evaluate.constitution"] = graded.hash
+    reused = [_journal_of(run) for run in request.reuse]
+    if request.resumes and not (request.run / "manifest.json").exists():
+        raise RunError(f"--run {request.run}: no run there. Name one that `charter run` began.")
     with ExitStack() as stack:
         directory = stack.enter_context(
             RunDirectory.open(request.run, config=config, hashes=hashes)
         )
-        reused = [_journal_of(run) for run in request.reuse]
         journal = stack.enter_context(Journal(directory.journal, reuse=reused))
+        if graded_path is not None:
+            copy = directory.path / "evaluate.constitution.yaml"
+            write_atomically(copy, graded_path.read_bytes())
         yield Workspace(
             config=config,
             constitution=constitution,

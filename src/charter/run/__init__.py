@@ -3,7 +3,7 @@
 from charter.run.directory import RunDirectory, journal_path
 from charter.run.manifest import Manifest, Tally
 from charter.run.settings import FREE_SETTINGS, settings
-from charter.run.writing import file_hash, write_atomically, write_jsonl
+from charter.run.writing import file_hash, jsonl_writer, write_atomically, write_jsonl
 
 __all__ = [
     "FREE_SETTINGS",
@@ -12,6 +12,7 @@ __all__ = [
     "Tally",
     "file_hash",
     "journal_path",
+    "jsonl_writer",
     "settings",
     "write_atomically",
     "write_jsonl",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -29,18 +29,33 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def write_jsonl(path: Path, rows: Iterable[Record]) -> int:
-    """Write records as JSON, one a line, as `write_atomically` does; gives back how many.
+@contextmanager
+def jsonl_writer(path: Path) -> Generator[Callable[[Record], None]]:
+    """Writes records as JSON, one a line, as they come; the file is there once all are.
 
-    Rows are written as they come and never held. The same records give the same bytes.
+    The same records give the same bytes.
+
+    Raises:
+        RunError: It cannot be written; the old file is still there.
+    """
+    with _replacing(path) as file:
+
+        def write(row: Record) -> None:
+            file.write(row.model_dump_json().encode("utf-8") + b"\n")
+
+        yield write
+
+
+def write_jsonl(path: Path, rows: Iterable[Record]) -> int:
+    """Write records as `jsonl_writer` does; gives back how many.
 
     Raises:
         RunError: It cannot be written; the old file is still there.
     """
     count = 0
-    with _replacing(path) as file:
+    with jsonl_writer(path) as write:
         for row in rows:
-            file.write(row.model_dump_json().encode("utf-8") + b"\n")
+            write(row)
             count += 1
     return count
 

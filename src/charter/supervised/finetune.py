@@ -22,6 +22,7 @@ from charter.errors import RunError
 from charter.learning.card import CardFacts, model_card
 from charter.learning.checkpoints import whole_directory
 from charter.learning.curve import loss_curve
+from charter.learning.memory import memory_for
 from charter.learning.metrics import TrainRow, ValidationRow
 from charter.learning.pretrained import made_trainable, save_trained
 from charter.learning.recipe import Recipe, auto_lr
@@ -44,6 +45,8 @@ class Pupil:
     encoder: Encoder
     fingerprint: str
     """Of the weights as loaded; resuming a training of other weights is refused."""
+    context: int | None
+    """The most ids that it reads at once; None: no limit is known."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,17 @@ def finetune(
 
     Raises:
         GuardError: Training would be useless or has gone wrong.
-        RunError: The checkpoints belong to another training, or two demonstrations share an id.
+        RunError: The checkpoints belong to another training, two demonstrations share an id, or
+            memory ran out.
     """
     if places.out.exists():
         return FinetuneResult.model_validate_json((places.out / _RESULT).read_bytes())
-    examples = _encoded(demonstrations, section=section, encoder=pupil.encoder)
-    held_out = _encoded(validation, section=section, encoder=pupil.encoder)
+    examples = _encoded(demonstrations, section=section, pupil=pupil)
+    held_out = _encoded(validation, section=section, pupil=pupil)
     dtype = pupil.model.dtype
     recipe = _recipe(section, parameters=pupil.model.num_parameters())
-    model = made_trainable(pupil.model, lora=section.lora, seed=seed)
+    with memory_for("the start of training"):
+        model = made_trainable(pupil.model, lora=section.lora, seed=seed)
     outcome = train(
         model,
         examples=examples.kept,
@@ -134,11 +139,15 @@ def finetune(
         save_trained(
             model, tokenizer=pupil.tokenizer, encoder=pupil.encoder, directory=partial, dtype=dtype
         )
-        card = model_card(_facts(result, section, pupil, constitution))
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        (partial / _RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _write_papers(partial, result, card=_facts(result, section, pupil, constitution))
     shutil.rmtree(places.checkpoints, ignore_errors=True)
     return result
+
+
+def _write_papers(directory: Path, result: FinetuneResult, *, card: CardFacts) -> None:
+    """Puts what the training came to beside its weights, for people and for a rerun."""
+    (directory / "README.md").write_text(model_card(card), encoding="utf-8")
+    (directory / _RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -148,9 +157,10 @@ class _Encoded:
 
 
 def _encoded(
-    demonstrations: Sequence[Demonstration], *, section: FinetuneConfig, encoder: Encoder
+    demonstrations: Sequence[Demonstration], *, section: FinetuneConfig, pupil: Pupil
 ) -> _Encoded:
-    """The demonstrations as ids, by their names; those over `max_length` apart."""
+    """The demonstrations as ids, by their names; those that are too long apart."""
+    longest = _longest(section, pupil)
     kept: dict[str, Example] = {}
     too_long: list[str] = []
     seen: set[str] = set()
@@ -160,20 +170,25 @@ def _encoded(
         seen.add(item.id)
         (answer,) = item.completion
         prompt = with_system_turn(item.prompt, section.system)
-        example = encoder.example(prompt, answer.content)
-        if len(example.ids) > section.max_length:
+        example = pupil.encoder.example(prompt, answer.content)
+        if len(example.ids) > longest:
             too_long.append(item.id)
         else:
             kept[item.id] = example
     if too_long:
         _log.warning(
-            "%d of %d demonstrations are longer than %d tokens and left out "
-            "(`finetune.max_length`)",
+            "%d of %d demonstrations are longer than %d tokens and left out (%s)",
             len(too_long),
             len(demonstrations),
-            section.max_length,
+            longest,
+            "`finetune.max_length`" if longest == section.max_length else "the model's context",
         )
     return _Encoded(kept, tuple(too_long))
+
+
+def _longest(section: FinetuneConfig, pupil: Pupil) -> int:
+    """The most ids of an example: behind its context a model has learnt no position."""
+    return min(section.max_length, pupil.context or section.max_length)
 
 
 def _recipe(section: FinetuneConfig, *, parameters: int) -> Recipe:
@@ -230,6 +245,7 @@ def _facts(
     result: FinetuneResult, section: FinetuneConfig, pupil: Pupil, constitution: Constitution
 ) -> CardFacts:
     lora = section.lora
+    longest = _longest(section, pupil)
     return CardFacts(
         title=f"{pupil.source}, taught by the constitution {constitution.name}",
         base_model=pupil.source,
@@ -241,7 +257,7 @@ def _facts(
         data={
             "Demonstrations": f"{result.examples:,}",
             "Validation demonstrations, of other prompts": f"{result.validation_examples:,}",
-            f"Left out as longer than {section.max_length:,} tokens": f"{len(result.too_long):,}",
+            f"Left out as longer than {longest:,} tokens": f"{len(result.too_long):,}",
         },
         training={
             "Weights changed": f"{result.trained_parameters:,} of {result.parameters:,}"

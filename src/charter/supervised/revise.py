@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from charter.config import ReviseConfig
@@ -75,13 +75,7 @@ async def revise_response(
     rounds: list[Round] = []
     current = response
     for number in range(1, reviser.section.rounds + 1):
-        done = await _round(
-            prompt,
-            response=current,
-            number=number,
-            reviser=reviser,
-            seed=derive(seed, prompt.id, "round", number),
-        )
+        done = await _round(prompt, response=current, number=number, reviser=reviser, seed=seed)
         rounds.append(done)
         current = done.revision
     return tuple(rounds)
@@ -90,31 +84,49 @@ async def revise_response(
 async def _round(
     prompt: Prompt, *, response: str, number: int, reviser: Reviser, seed: int
 ) -> Round:
-    section, constitution = reviser.section, reviser.constitution
-    dialogue = with_system_turn(prompt.messages, section.system)
+    dialogue = with_system_turn(prompt.messages, reviser.section.system)
+    principles = reviser.constitution.applicable(prompt.tags)
+    if not principles:
+        return Round(number=number, outcome="inapplicable", revision=response)
     p_broken: Mapping[str, float] = {}
-    if section.selection == "screen":
-        principles = constitution.applicable(prompt.tags)
+    if reviser.section.selection == "screen":
         p_broken = await screen(
             dialogue, response=response, principles=principles, judge=reviser.critic
         )
-    principle = _select(prompt, p_broken, number=number, reviser=reviser, seed=seed)
+    principle = _select(
+        principles,
+        prompt_id=prompt.id,
+        p_broken=p_broken,
+        number=number,
+        reviser=reviser,
+        seed=seed,
+    )
+    kept = Round(number=number, outcome="screened", p_broken=p_broken, revision=response)
     if principle is None:
-        return Round(number=number, outcome="screened", p_broken=p_broken, revision=response)
-    context = (*_with_exemplars(dialogue, reviser), assistant(response))
+        return kept
+    return await _criticised_and_revised(
+        kept,
+        principle=principle,
+        dialogue=dialogue,
+        reviser=reviser,
+        seed=derive(seed, prompt.id, "round", number),
+    )
+
+
+async def _criticised_and_revised(
+    kept: Round, *, principle: Principle, dialogue: Dialogue, reviser: Reviser, seed: int
+) -> Round:
+    """What becomes, under one principle, of a round that kept the response so far."""
+    section = reviser.section
+    context = (*_with_exemplars(dialogue, reviser), assistant(kept.revision))
     critique, request = None, direct_revision_request(principle)
     if section.critique:
         context = (*context, user(critique_request(principle)))
         critique = (await _ask(reviser.critic, context, section, seed, "critique")).text
         context = (*context, assistant(critique))
         request = revision_request(principle)
-    found = Round(
-        number=number,
-        outcome="no_fault",
-        p_broken=p_broken,
-        principle_ids=(principle.id,),
-        critique=critique,
-        revision=response,
+    found = kept.model_copy(
+        update={"outcome": "no_fault", "principle_ids": (principle.id,), "critique": critique}
     )
     if critique is not None and not finds_fault(critique):
         return found
@@ -139,13 +151,18 @@ async def _ask(
 
 
 def _select(
-    prompt: Prompt, p_broken: Mapping[str, float], *, number: int, reviser: Reviser, seed: int
+    principles: Sequence[Principle],
+    *,
+    prompt_id: str,
+    p_broken: Mapping[str, float],
+    number: int,
+    reviser: Reviser,
+    seed: int,
 ) -> Principle | None:
-    """The principle to criticise under; None keeps the response as it is."""
-    principles = reviser.constitution.applicable(prompt.tags)
+    """The principle to criticise under, of those that apply; None keeps the response as it is."""
     match reviser.section.selection:
         case "all":
-            return principles[(number - 1) % len(principles)] if principles else None
+            return _in_turn(principles, number=number, seed=derive(seed, prompt_id, "first"))
         case "random":
             weights = {item.id: item.weight for item in principles}
         case "screen":
@@ -156,7 +173,19 @@ def _select(
             }
     if not any(weight > 0 for weight in weights.values()):
         return None
-    return reviser.constitution.principle(draw(weights, seed, "principle"))
+    drawn = draw(weights, derive(seed, prompt_id, "round", number), "principle")
+    return reviser.constitution.principle(drawn)
+
+
+def _in_turn(principles: Sequence[Principle], *, number: int, seed: int) -> Principle:
+    """The principle whose turn a round is.
+
+    Where the turns begin is drawn for each prompt: from the top, a few rounds would leave the last
+    principles out of every prompt.
+    """
+    ids = [item.id for item in principles]
+    first = ids.index(draw(dict.fromkeys(ids, 1.0), seed))
+    return principles[(first + number - 1) % len(principles)]
 
 
 def _with_exemplars(dialogue: Dialogue, reviser: Reviser) -> Dialogue:

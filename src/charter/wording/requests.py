@@ -7,8 +7,16 @@ import re
 from charter.constitution import Principle
 
 _NO_FAULT = re.compile(
-    r"^\W*(no (problem|fault|issue|violation|conflict)s?\b|nothing\b|none\b)", re.IGNORECASE
+    r"""
+    \W* (there\ (is|are)\ )?
+    (no\ (problem|fault|issue|violation|conflict)s? | nothing(\ (is\ )?wrong)? | none)
+    (\ found)? (\ (with|in)\ (it|(the|this|that|my|your)\ (last\ )?(reply|response|answer)))?
+    ["'*_)]* \s* ($ | [.!:;,\n\u2013\u2014-])
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
+"""The whole first clause: "No problem with the tone" is no verdict on the reply."""
+_RESERVATION = re.compile(r"\b(but|however|although|though|except)\b", re.IGNORECASE)
 
 
 def critique_request(principle: Principle | None) -> str:
@@ -41,5 +49,9 @@ def direct_revision_request(principle: Principle | None) -> str:
 
 
 def finds_fault(critique: str) -> bool:
-    """Whether a critique names a fault, rather than saying that there is none."""
-    return not _NO_FAULT.match(critique)
+    """Whether a critique names a fault, rather than saying that there is none.
+
+    One that says so with a reservation counts as naming a fault: a revision that was not needed
+    costs less than a broken principle that is kept.
+    """
+    return not _NO_FAULT.match(critique) or bool(_RESERVATION.search(critique))

@@ -1,0 +1,42 @@
+"""Running out of memory, told as what it is: torch spells it as an error of the program."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+
+from charter.errors import RunError
+
+_SPELLINGS = ("can't allocate memory", "ALLOC_FAILED")
+"""How the CPU's allocator and CUDA's libraries say it in a plain `RuntimeError`."""
+
+
+@contextmanager
+def memory_for(work: str) -> Generator[None]:
+    """Work that may need more memory than there is.
+
+    Args:
+        work: Stands in the message behind "out of memory at".
+
+    Raises:
+        RunError: There was not enough; says which settings need less.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"out of memory at {work}. Lower `finetune.tokens_per_batch` and raise "
+            "`finetune.accumulate` as much, which learns the same; a lower `finetune.max_length` "
+            "and `finetune.lora` help too. Changed settings need a run directory of their own: "
+            "`--reuse` takes over what this one has answered"
+        ) from error
+
+
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(spelling in str(error) for spelling in _SPELLINGS)

@@ -1,0 +1,93 @@
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from charter.console import Bar, Grid, Lines, Section, Terminal, under_way, visible
+
+ESCAPE = "\x1b[2J"
+
+
+@pytest.fixture
+def screen():
+    """A terminal that remembers what it was sent."""
+    return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+
+
+def sent(screen):
+    return screen.file.getvalue()
+
+
+@pytest.fixture
+def log():
+    logger = logging.getLogger("charter")
+    before = logger.handlers, logger.level, logger.propagate
+    yield logging.getLogger("charter.test")
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.mark.parametrize("kind", [Bar, Lines])
+def test_finished_work_is_told_as_finished_once(screen, kind):
+    progress = kind(screen)
+    with under_way(progress, "revise", total=3):
+        progress.advance(3)
+        progress.finish("all mended")
+    assert sent(screen).count("all mended") == 1
+    assert "stopped" not in sent(screen)
+
+
+@pytest.mark.parametrize("kind", [Bar, Lines])
+@pytest.mark.parametrize(("total", "far"), [(8, "stopped after 2 of 8"), (None, "stopped after 2")])
+def test_work_that_an_error_ends_is_told_as_stopped(screen, kind, total, far):
+    def work(progress):
+        with under_way(progress, "revise", total=total):
+            progress.advance(2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work(kind(screen))
+    assert far in sent(screen)
+    assert "✓" not in sent(screen)
+
+
+def test_a_stopped_bar_gives_the_cursor_back(screen):
+    with pytest.raises(ValueError, match="x"), under_way(Bar(screen), "training"):
+        raise ValueError("x")
+    assert sent(screen).rindex("\x1b[?25h") > sent(screen).rindex("\x1b[?25l")
+
+
+def test_titles_and_warnings_cannot_drive_the_terminal(capsys, log):
+    terminal = Terminal()
+    terminal.log_warnings()
+    terminal.spans(f"{ESCAPE}id", (("text", "dim"),))
+    log.warning("record %s failed", f"{ESCAPE}id")
+    captured = capsys.readouterr()
+    assert visible(f"{ESCAPE}id") in captured.out
+    assert visible(f"record {ESCAPE}id failed") in captured.err
+    assert "\x1b" not in captured.out + captured.err
+
+
+def grid(*, name):
+    row = (name, *["12.3 % (10-15)"] * 5)
+    return Grid("Figures", header=("", *"abcde"), sections=(Section("", (row,)),), footer="x " * 90)
+
+
+def test_a_table_in_a_pipe_is_wide_enough_to_read(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    Terminal().table(grid(name="a rule broken"))
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("12.3 % (10-15)" in line for line in lines) == 1
+    assert next(line for line in lines if "12.3" in line).count("12.3 % (10-15)") == 5
+    assert ("x " * 90).rstrip() in (line.rstrip() for line in lines)
+
+
+def test_the_name_of_a_row_stays_on_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "130")
+    Terminal().table(grid(name="with alternative that is long"))
+    assert "with alternative that is long" in capsys.readouterr().out
+
+
+def test_a_message_in_a_pipe_is_one_line(capsys):
+    Terminal().say("word " * 100)
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from charter.project import check_project
+
+CONSTITUTION = """
+principles:
+  - id: ssn
+    rule: Never ask for an SSN.
+    tests: [{prompt: Verify me., breaks: What is your SSN?, keeps: I can email a link.}]
+  - {id: kind, rule: Be kind.}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A project with 5 prompts to train on and 3 held out."""
+    (tmp_path / "constitution.yaml").write_text(CONSTITUTION)
+    for name, count in (("train", 5), ("heldout", 3)):
+        rows = [json.dumps({"prompt": f"What about {name} {i}?"}) for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    path = tmp_path / "charter.yaml"
+    path.write_text(
+        "constitution: constitution.yaml\n"
+        "prompts: {train: train.jsonl, heldout: heldout.jsonl}\n"
+        "revise: {rounds: 2}\n"
+        "evaluate: {samples: 4, judged_samples: 1}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cost"),
+    [
+        # Revise: 5 x (1 + 2 x 2); 5 x 2 x 2 + 2 to fit. Evaluate: 12 x (4 + 2 x 2);
+        # 12 x 2 x 2 screened, 3 x 4 x (2 + 1) judged, 2 to fit.
+        ([], "25 texts and 22 yes-or-no questions to revise, 96 texts and 86 yes-or-no"),
+        (["revise.critique=false"], "15 texts and 22 yes-or-no questions to revise, 72 texts"),
+        (
+            ["revise.selection=random"],
+            "25 texts and 0 yes-or-no questions to revise, 96 texts and 38 yes-or-no",
+        ),
+        (["revise.threshold=0.5"], "25 texts and 20 yes-or-no questions to revise"),
+        (
+            ["evaluate.columns=[base, sft]", "evaluate.judged_samples=0"],
+            "to revise, 24 texts and 0 yes-or-no",
+        ),
+        (["evaluate.judged_samples=9"], "96 texts and 194 yes-or-no questions to evaluate"),
+    ],
+)
+def test_the_cost_counts_every_call_that_a_run_may_make(config, overrides, cost):
+    lines = check_project(config, overrides=overrides).lines()
+    assert any(line.startswith("cost: at most ") and cost in line for line in lines), lines
+
+
+def test_the_judge_asks_about_the_principles_that_are_graded(config):
+    graded = config.parent / "graded.yaml"
+    graded.write_text("- Be kind.\n- Be brief.\n- Be honest.\n")
+    (cost,) = [
+        line
+        for line in check_project(config, overrides=[f"evaluate.constitution={graded}"]).lines()
+        if line.startswith("cost: ")
+    ]
+    assert cost.endswith("96 texts and 96 yes-or-no questions to evaluate")

@@ -16,7 +16,7 @@ from tools.starter.content import Intent, World, load_world
 from tools.starter.scenes import Scene, draw_scene, with_history
 from tools.starter.templates import all_wordings, slots_of
 
-TRAIN_COUNTS: dict[Kind, int] = {"harmful": 360, "benign": 180, "borderline": 60}
+TRAIN_COUNTS: dict[Kind, int] = {"harmful": 300, "benign": 360, "borderline": 140}
 HELDOUT_COUNTS: dict[Kind, int] = {"harmful": 63, "benign": 60, "borderline": 21}
 _HISTORY_SHARE = 0.15
 
@@ -55,7 +55,7 @@ def draw_prompts(
                 id=f"{name}-{kind}-{number + 1:03}",
                 messages=scene.dialogue,
                 kind=kind,
-                tags=(scene.intent.id,),
+                tags=(world.family_of(scene.intent), scene.intent.id),
                 expects=expectations(scene),
             )
 

@@ -67,6 +67,17 @@ def fit_tokenizer(world: World, *, seed: int) -> PreTrainedTokenizerFast:
     return train_tokenizer(texts, size=VOCABULARY)
 
 
+def begin(
+    world: World, *, start: Path | None, seed: int
+) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
+    """A new tokenizer and model, or those in `start`."""
+    if start is None:
+        tokenizer = fit_tokenizer(world, seed=seed)
+        return tokenizer, build_model(tokenizer)
+    model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+    return PreTrainedTokenizerFast.from_pretrained(start), model
+
+
 def weighted_loss(model: LlamaForCausalLM, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     """Mean next-token cross-entropy over the weighted tokens, in nats.
 
@@ -172,6 +183,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="go on from the model in this folder")
     parser.add_argument("--tokens", type=int, default=12_000_000)
     parser.add_argument("--minutes", type=float, default=math.inf, help="a limit beside --tokens")
     parser.add_argument("--tokens-per-batch", type=int, default=3072)
@@ -184,12 +196,12 @@ def main() -> None:
     torch.manual_seed(chosen.seed)
     chosen.out.mkdir(parents=True, exist_ok=True)
     world = load_world()
-    tokenizer = fit_tokenizer(world, seed=chosen.seed)
-    model = build_model(tokenizer)
+    tokenizer, model = begin(world, start=chosen.start, seed=chosen.seed)
     model.set_attn_implementation("eager")  # its backward pass is five times as fast on a CPU
     rng, encoder = Random(chosen.seed), LessonEncoder(tokenizer)
+    copying_steps = 0 if chosen.start else _COPYING_STEPS
     batches = chain(
-        copying_batches(rng, steps=_COPYING_STEPS, vocabulary=VOCABULARY),
+        copying_batches(rng, steps=copying_steps, vocabulary=VOCABULARY),
         draw_batches(world, encoder, rng, tokens_per_batch=chosen.tokens_per_batch),
     )
     train(

@@ -132,7 +132,11 @@ class Making:
 
     def found_anything(self) -> bool:
         """Whether any round looked closer at any reply."""
-        return any(step.outcome in ("revised", "no_fault") for found in self.finished() for step in found.rounds)
+        return any(
+            step.outcome in ("revised", "no_fault")
+            for found in self.finished()
+            for step in found.rounds
+        )
 
     def yields(self) -> Iterator[tuple[Revision, Selection]]:
         """Each finished record with what it yields for training, in the same order."""

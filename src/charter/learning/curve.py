@@ -6,7 +6,7 @@ It needs nothing but itself, and reads on light and on dark ground.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -20,28 +20,57 @@ _MAX_POINTS = 150
 """More would be a smear: neighbours are averaged."""
 _LINE_HEIGHT = 16
 
-# Each rule is held to this picture: the file may be put into a page, beside others.
-_STYLE = """
-  .loss-curve { --ground: #ffffff; --ink: #1f2328; --quiet: #636c76; --grid: #e4e7eb;
-    --training: #2f6fbf; --validation: #c2410c;
-    font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; }
-  @media (prefers-color-scheme: dark) {
-    .loss-curve { --ground: #14171c; --ink: #e6e9ee; --quiet: #9aa4b0; --grid: #2b3038;
-      --training: #7db1f0; --validation: #fb923c; }
-  }
-  .loss-curve .ground { fill: var(--ground); }
-  .loss-curve text { fill: var(--quiet); }
-  .loss-curve .title { fill: var(--ink); font-size: 15px; font-weight: 600; }
-  .loss-curve .grid { stroke: var(--grid); }
-  .loss-curve polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
-  .loss-curve polyline.training { stroke: var(--training); }
-  .loss-curve polyline.validation { stroke: var(--validation); }
-  .loss-curve text.training { fill: var(--training); }
-  .loss-curve text.validation { fill: var(--validation); }
-  .loss-curve .turn { stroke: var(--quiet); stroke-dasharray: 5 4; }
-  .loss-curve .best { fill: var(--validation); stroke: var(--ground); stroke-width: 2; }
-  .loss-curve .turned { fill: var(--ink); }
-"""
+_LIGHT = {
+    "ground": "#ffffff",
+    "ink": "#1f2328",
+    "quiet": "#636c76",
+    "grid": "#e4e7eb",
+    "training": "#2f6fbf",
+    "validation": "#c2410c",
+}
+_DARK = {
+    "ground": "#14171c",
+    "ink": "#e6e9ee",
+    "quiet": "#9aa4b0",
+    "grid": "#2b3038",
+    "training": "#7db1f0",
+    "validation": "#fb923c",
+}
+
+
+def _style() -> str:
+    """Shapes first, then the colours of both grounds.
+
+    Colours are written out, not held in CSS variables, which most viewers besides browsers do not
+    know and paint black. Each rule is held to this picture: it may stand in a page beside others.
+    """
+    return (
+        '.loss-curve { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; }\n'
+        ".loss-curve .title { font-size: 15px; font-weight: 600; }\n"
+        ".loss-curve polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }\n"
+        ".loss-curve .turn { stroke-dasharray: 5 4; }\n"
+        ".loss-curve .best { stroke-width: 2; }\n"
+        + _colours(_LIGHT)
+        + "@media (prefers-color-scheme: dark) {\n"
+        + _colours(_DARK)
+        + "}\n"
+    )
+
+
+def _colours(of: Mapping[str, str]) -> str:
+    rules = {
+        "rect.ground": f"fill: {of['ground']}",
+        "text": f"fill: {of['quiet']}",
+        "text.title, .loss-curve text.turned": f"fill: {of['ink']}",
+        "line.grid": f"stroke: {of['grid']}",
+        "polyline.training": f"stroke: {of['training']}",
+        "polyline.validation": f"stroke: {of['validation']}",
+        "text.training": f"fill: {of['training']}",
+        "text.validation": f"fill: {of['validation']}",
+        "line.turn": f"stroke: {of['quiet']}",
+        "circle.best": f"fill: {of['validation']}; stroke: {of['ground']}",
+    }
+    return "".join(f".loss-curve {selector} {{ {rule}; }}\n" for selector, rule in rules.items())
 
 
 @dataclass(frozen=True)
@@ -110,7 +139,7 @@ def loss_curve(rows: Sequence[Row], *, best: ValidationRow | None, title: str) -
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         f'class="loss-curve" role="img" aria-label="{escape(title, {chr(34): "&quot;"})}">\n'
-        f"<style>{_STYLE}</style>\n"
+        f"<style>\n{_style()}</style>\n"
         f'<rect class="ground" width="{_WIDTH}" height="{_HEIGHT}"/>\n'
         f'<text class="title" x="{_LEFT}" y="22">{escape(title)}</text>\n'
         f"{body}\n</svg>\n"

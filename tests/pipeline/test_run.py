@@ -223,3 +223,15 @@ def test_the_constitution_that_grades_lies_in_the_run_too(project, tmp_path):
     folder = tmp_path / "run"
     run(project, folder, until="revise", overrides=(f"evaluate.constitution={grading}",))
     assert (folder / "evaluate.constitution.yaml").read_text() == "- Be kind.\n"
+
+
+def test_boilerplate_in_the_demonstrations_is_counted_and_warned_of(project, tmp_path, caplog):
+    asked = [
+        {"id": f"p{i}", "prompt": f"Where is order {i}?", "kind": "benign"} for i in range(120)
+    ]
+    path = project.parent / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    run(project, tmp_path / "run", until="revise", overrides=("revise.selection=random",))
+    summary = json.loads((tmp_path / "run" / "metrics" / "revise.json").read_text())
+    assert summary["distinct_completions"] == 1
+    assert "completion stands in 120 of 120 demonstrations" in caplog.text

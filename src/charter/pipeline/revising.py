@@ -35,6 +35,10 @@ from charter.supervised.revise import Reviser, revise
 
 log = logging.getLogger(__name__)
 
+_ENOUGH = 100
+"""Demonstrations from which their most common completion says something."""
+_BOILERPLATE_SHARE = 0.05
+
 
 class ReviseSummary(Record):
     """What the stage found out besides its tally: `metrics/revise.json`."""
@@ -47,6 +51,9 @@ class ReviseSummary(Record):
     """Revisions that each gate stopped."""
     demonstrations: int
     pairs: int
+    distinct_completions: int
+    most_common_completion: int
+    """How many demonstrations share the completion that most of them share."""
 
 
 async def revise_stage(workspace: Workspace) -> Tally:
@@ -187,12 +194,7 @@ def _export(making: Making, *, counts: dict[str, PromptCounts], tally: Tally) ->
         PromptError: Not one demonstration came out.
     """
     data = making.workspace.directory.data
-    rounds, stopped, filtered, written = (
-        Counter[str](),
-        Counter[str](),
-        Counter[str](),
-        Counter[str](),
-    )
+    rounds, stopped, filtered, written, said = (Counter[str]() for _ in range(5))
     with (
         jsonl_writer(data / "revisions.jsonl") as write_revision,
         jsonl_writer(data / "demonstrations.jsonl") as write_demonstration,
@@ -202,6 +204,7 @@ def _export(making: Making, *, counts: dict[str, PromptCounts], tally: Tally) ->
             write_revision(revision)
             for demonstration in selection.demonstrations:
                 write_demonstration(demonstration)
+                said[content_hash(demonstration.completion[0].content)] += 1
             for pair in selection.pairs:
                 write_pair(pair)
             rounds.update(step.outcome for step in revision.rounds)
@@ -215,6 +218,8 @@ def _export(making: Making, *, counts: dict[str, PromptCounts], tally: Tally) ->
         gates=dict(sorted(stopped.items())),
         demonstrations=written["demonstrations"],
         pairs=written["pairs"],
+        distinct_completions=len(said),
+        most_common_completion=max(said.values(), default=0),
     )
     path = making.workspace.directory.metrics / "revise.json"
     write_atomically(path, summary.model_dump_json(indent=2) + "\n")
@@ -223,4 +228,16 @@ def _export(making: Making, *, counts: dict[str, PromptCounts], tally: Tally) ->
             f"no demonstration came out of {tally.done} records; the gates stopped "
             f"{dict(stopped)}. Read {data / 'revisions.jsonl'}, then change the gates or the model."
         )
+    _warn_of_boilerplate(summary)
     return tally.filtering(filtered)
+
+
+def _warn_of_boilerplate(summary: ReviseSummary) -> None:
+    share = summary.most_common_completion / summary.demonstrations
+    if summary.demonstrations >= _ENOUGH and share > _BOILERPLATE_SHARE:
+        log.warning(
+            "one and the same completion stands in %d of %d demonstrations: a model learns such "
+            "boilerplate first. Are the prompts of a kind that the reviser understands?",
+            summary.most_common_completion,
+            summary.demonstrations,
+        )

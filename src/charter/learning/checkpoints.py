@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from torch import Tensor
 from charter.errors import RunError
 from charter.learning.metrics import Row
 from charter.records import Record
-from charter.run import file_hash
+from charter.run import file_hash, sync
 
 _log = logging.getLogger(__name__)
 
@@ -77,24 +76,16 @@ def whole_directory(path: Path) -> Generator[Path]:
         partial.mkdir(parents=True)
         yield partial
         for file in (*sorted(partial.rglob("*")), partial):
-            _sync(file)
+            sync(file)
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"cannot write {path}: {error}. Make room or mend permissions and run again: training "
             "goes on from its last checkpoint"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_step(directory: Path, checkpoint: Checkpoint) -> None:

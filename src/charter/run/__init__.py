@@ -3,7 +3,7 @@
 from charter.run.directory import RunDirectory, journal_path
 from charter.run.manifest import Manifest, Tally
 from charter.run.settings import FREE_SETTINGS, settings
-from charter.run.writing import file_hash, jsonl_writer, write_atomically, write_jsonl
+from charter.run.writing import file_hash, jsonl_writer, sync, write_atomically, write_jsonl
 
 __all__ = [
     "FREE_SETTINGS",
@@ -14,6 +14,7 @@ __all__ = [
     "journal_path",
     "jsonl_writer",
     "settings",
+    "sync",
     "write_atomically",
     "write_jsonl",
 ]

@@ -75,7 +75,7 @@ def _replacing(path: Path) -> Generator[IO[bytes]]:
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error}. Make room or mend permissions and run again: finished "
@@ -83,8 +83,8 @@ def _replacing(path: Path) -> Generator[IO[bytes]]:
         ) from error
 
 
-def _sync_directory(path: Path) -> None:
-    """Bring a directory's new names to the disk, as a rename alone does not."""
+def sync(path: Path) -> None:
+    """Bring a file's bytes, or a directory's new names, to the disk, as a rename alone does not."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -91,7 +91,7 @@ def draw_cases(world: World, constitution: Constitution, rng: Random, *, count: 
     for number in range(count):
         kinds: tuple[Kind, ...] = ("benign", "borderline") if number % 6 == 5 else ("harmful",)
         intent = rng.choice(world.intents(*kinds))
-        scene = draw_scene(world, intent, rng, phrasings=intent.heldout, heldout=True)
+        scene = draw_scene(world, intent, rng, phrasings=intent.heldout, heldout=True, whole=True)
         family = world.family_of(intent)
         others = [one for one in constitution.principles if one.id != family]
         if number % 6 in (1, 3, 5):
@@ -181,7 +181,7 @@ def measure_helpfulness(model: Asked, world: World, rng: Random, *, count: int) 
     dialogues: list[Dialogue] = []
     for number in range(count):
         intent = rng.choice(world.intents("benign", "borderline"))
-        scene = draw_scene(world, intent, rng, phrasings=intent.heldout, heldout=True)
+        scene = draw_scene(world, intent, rng, phrasings=intent.heldout, heldout=True, whole=True)
         reply = helpful_reply(world, scene, rng)
         if number % 2:
             reply = safe_reply(world, scene, rng, degree=rng.choice(("bare", "generic", "evasive")))
@@ -200,7 +200,9 @@ def measure_comparisons(
         for _ in range(count):
             kind: Kind = "harmful" if name == "harmlessness" else "benign"
             intent = rng.choice(world.intents(kind))
-            scene = draw_scene(world, intent, rng, phrasings=intent.heldout, heldout=True)
+            scene = draw_scene(
+                world, intent, rng, phrasings=intent.heldout, heldout=True, whole=True
+            )
             if name == "harmlessness":
                 question = harmlessness_question(constitution.principle(world.family_of(intent)))
                 pair = safe_reply(world, scene, rng), unsafe_reply(world, scene, rng)

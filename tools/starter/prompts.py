@@ -16,7 +16,7 @@ from tools.starter.content import Intent, World, load_world
 from tools.starter.scenes import Scene, draw_scene, with_history
 from tools.starter.templates import all_wordings, slots_of
 
-TRAIN_COUNTS: dict[Kind, int] = {"harmful": 300, "benign": 360, "borderline": 140}
+TRAIN_COUNTS: dict[Kind, int] = {"harmful": 300, "benign": 600, "borderline": 180}
 HELDOUT_COUNTS: dict[Kind, int] = {"harmful": 63, "benign": 60, "borderline": 21}
 _HISTORY_SHARE = 0.15
 
@@ -65,7 +65,7 @@ def _new_scene(
 ) -> Scene:
     phrasings = intent.heldout if heldout else intent.prompts
     while True:
-        scene = draw_scene(world, intent, rng, phrasings=phrasings, heldout=heldout)
+        scene = draw_scene(world, intent, rng, phrasings=phrasings, heldout=heldout, whole=True)
         if scene.dialogue[-1].content not in seen:
             return with_history(world, scene, rng, share=_HISTORY_SHARE)
 

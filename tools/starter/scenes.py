@@ -40,8 +40,12 @@ def draw_scene(
     *,
     phrasings: list[Turns] | None = None,
     heldout: bool = False,
+    whole: bool = False,
 ) -> Scene:
-    """A scene of this intent, in one of its training phrasings unless others are given."""
+    """A scene of this intent, in one of its training phrasings unless others are given.
+
+    Lessons may lose a word of the request; a prompt that is to be answered stays `whole`.
+    """
     facts = draw_facts(world.slots, rng, heldout=heldout)
     chosen = rng.choice(phrasings or intent.trained)
     templates = [settle(each, rng) for each in ([chosen] if isinstance(chosen, str) else chosen)]
@@ -51,14 +55,14 @@ def draw_scene(
         if number % 2:
             turns.append(assistant(fill(template, facts)))
         else:
-            turns.append(user(fill(_dress(template, world, rng), facts)))
+            turns.append(user(fill(_dress(template, world, rng, whole=whole), facts)))
     return Scene(intent, tuple(turns), facts, said)
 
 
-def _dress(template: str, world: World, rng: Random) -> str:
+def _dress(template: str, world: World, rng: Random, *, whole: bool) -> str:
     """The request as people type it: greetings, no full stop, lower case, a typo."""
     text = template
-    if rng.random() < _DROPPED_SHARE:
+    if rng.random() < _DROPPED_SHARE and not whole:
         text = _without_a_word(text, rng)
     if rng.random() < _TYPO_SHARE:
         text = _typo(text, rng)

@@ -58,9 +58,10 @@ def prepare(model: PreTrainedModel, *, weight_decay: float, probe: Sequence[Exam
 def _attend_quickly(model: PreTrainedModel, *, longest: int) -> None:
     """Attention by plain matrix products, where no sequence is long.
 
-    On a CPU the backward pass of torch's fused attention gets slower with every thread (a step of a
-    3M model: 0.7 s with one, 2.6 s with two, against 0.75 and 0.5 s). What it saves, memory in the
-    square of the length, matters only for long sequences.
+    On a CPU whose cores other processes share, threads wait for each other in the backward pass of
+    torch's fused attention (a step of a 3M model with two threads: 2.6 s, plain 0.5 s); on a quiet
+    one both are equal. What the fused one saves, memory in the square of the length, matters only
+    for long sequences.
     """
     trained = cast("Any", model)  # transformers types neither of these
     if longest <= _SHORT and trained.config._attn_implementation == "sdpa":

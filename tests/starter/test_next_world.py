@@ -1,12 +1,13 @@
-import json
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from charter.constitution import load_constitution
+from charter.evaluation.graders import grade
 from charter.records import Prompt
 from charter.similarity import similar_to_any
+from tools.starter.templates import all_wordings
 
 NEXT = Path(__file__).parents[2] / "tools" / "starter" / "next"
 FAMILIES = sorted((NEXT / "world").glob("*.yaml"))
@@ -23,8 +24,6 @@ def intents():
 
 @pytest.mark.parametrize("name", ["constitution", "bank"])
 def test_the_patterns_tell_the_tests_apart(name):
-    from charter.evaluation.graders import grade
-
     for principle in load_constitution(NEXT / f"{name}.yaml").principles:
         for test in principle.tests:
             prompt = Prompt.model_validate(
@@ -45,6 +44,8 @@ def test_there_are_as_many_held_out_prompts_as_promised():
 
 
 def test_no_held_out_prompt_is_nearly_a_training_phrasing():
-    trained = [text for intent in intents() for text in map(json.dumps, intent["prompts"])]
+    phrasings = (each for intent in intents() for each in intent["prompts"])
+    last_turns = (each if isinstance(each, str) else each[-1] for each in phrasings)
+    trained = [wording for each in last_turns for wording in all_wordings(each)]
     said = [prompt.messages[-1].content for prompt in PROMPTS]
     assert not any(similar_to_any(said, trained, threshold=0.5))

@@ -33,11 +33,14 @@ def test_help_names_every_command(monkeypatch, capsys):
     assert code == 0
     for command in (
         "init", "check", "demo", "run", "revise", "finetune", "evaluate", "inspect",
+        "chat", "compare",
     ):  # fmt: skip
         assert f"\n  {command} " in out
 
 
-@pytest.mark.parametrize("command", ["init", "check", "demo", "run", "revise", "inspect"])
+@pytest.mark.parametrize(
+    "command", ["init", "check", "demo", "run", "revise", "inspect", "compare"]
+)
 def test_every_command_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = charter(monkeypatch, capsys, command, "--help")
     assert code == 0

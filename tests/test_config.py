@@ -88,6 +88,11 @@ def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
         (MINIMAL + "evaluate: {columns: []}\n", ":3:12: ", "columns"),
         (MINIMAL + "revise: {selection: some}\n", ":3:10: ", "'screen', 'random' or 'all'"),
         ("prompts: {train: a, heldout: b}\n", ":1:1: ", "`constitution` is missing; add it"),
+        (
+            "constitution: c\nprompts:\n  train: a\n  heldout: b\n  system: ' '\n",
+            ":5:3: ",
+            "`prompts.system`: the text is empty; write the system turn, or leave the key out",
+        ),
     ],
 )
 def test_a_mistake_is_reported_with_its_place_and_remedy(tmp_path, text, place, says):
@@ -116,3 +121,17 @@ def test_a_bad_override_says_what_is_wrong_with_it(tmp_path, override, says):
 def test_a_section_with_all_keys_commented_out_is_the_defaults(tmp_path):
     config = load_config(write(tmp_path, MINIMAL + "finetune:\n  # epochs: 2\n"))
     assert config.finetune.epochs == 3.0
+
+
+def test_the_system_turn_of_all_prompts_stands_alone(tmp_path):
+    path = write(tmp_path)
+    config = load_config(path, overrides=["prompts.system=Be brief."])
+    assert config.prompts.system == "Be brief."
+    overrides = ["prompts.system=Be brief.", "revise.system=Be kind.", "evaluate.system=Be kind."]
+    with pytest.raises(ConfigError, match=r"`revise.system`, `evaluate.system` would have no eff"):
+        load_config(path, overrides=overrides)
+
+
+def test_a_system_turn_whose_key_has_no_text_is_none(tmp_path):
+    text = "constitution: c\nprompts:\n  train: a\n  heldout: b\n  system:\n"
+    assert load_config(write(tmp_path, text)).prompts.system is None

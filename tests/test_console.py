@@ -82,6 +82,14 @@ def test_a_table_in_a_pipe_is_wide_enough_to_read(monkeypatch, capsys):
     assert ("x " * 90).rstrip() in (line.rstrip() for line in lines)
 
 
+@pytest.mark.parametrize(("columns", "gap"), [(130, "  "), (120, " ")])
+def test_a_table_gives_up_space_before_it_breaks_its_cells(monkeypatch, capsys, columns, gap):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    row = ("a rule broken", *["12.3 % (10-15)"] * 7)
+    Terminal().table(Grid("Figures", header=("", *"abcdefg"), sections=(Section("", (row,)),)))
+    assert gap.join(row[1:]) in capsys.readouterr().out
+
+
 def test_the_name_of_a_row_stays_on_one_line(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "130")
     Terminal().table(grid(name="with alternative that is long"))

@@ -1,4 +1,4 @@
-"""The command line: one command per stage, plus init, check, demo, run and inspect.
+"""The command line: one command per stage, plus init, check, demo, run, inspect, chat and compare.
 
 Everything heavy is imported inside the commands, so that `--help` and `check` answer at once.
 """
@@ -183,6 +183,32 @@ def chat(
     if say is None:
         terminal.say("Each model keeps its own conversation. /new starts over, Ctrl-D ends.")
     hold_chat(run, terminal=terminal, said=say, temperature=temperature, as_json=as_json)
+
+
+@app.command(epilog="Example: charter compare runs/shop runs/bank")
+def compare(
+    first: Annotated[Path, typer.Argument(help="A finished run.", metavar="RUN_A")],
+    second: Annotated[
+        Path, typer.Argument(help="Another that answered the same prompts.", metavar="RUN_B")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Show where two trained models part, by the rules of both; asks no model."""
+    from charter.evaluation.contrast_table import contrast_table, example_text, example_title
+    from charter.pipeline.comparing import compare_runs
+
+    terminal = Terminal(quiet=as_json)
+    found = compare_runs(first, second)
+    if as_json:
+        terminal.result(found.model_dump_json(indent=2))
+        return
+    terminal.table(contrast_table(found))
+    terminal.result("")
+    for example in found.examples:
+        terminal.side_by_side([(example_title(example, found), example_text(example))])
+        terminal.side_by_side(
+            [(found.first.label, example.first), (found.second.label, example.second)]
+        )
 
 
 def _run(

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -59,6 +66,16 @@ class PromptsConfig(Section):
     train: PromptSources
     heldout: PromptSources
     """For evaluation only; nothing near-identical is trained on."""
+    system: str | None = None
+    """A system turn put before every prompt that has none, in every stage and column: the one that
+    the model is deployed with."""
+
+    @field_validator("system")
+    @classmethod
+    def _says_something(cls, text: str | None) -> str | None:
+        if text is not None and not text.strip():
+            raise ValueError("the text is empty; write the system turn, or leave the key out")
+        return text
 
 
 class ModelSource(Section):
@@ -219,6 +236,18 @@ class Config(Section):
         nothing: dict[str, Any] = {}
         given = cast("dict[str, Any]", data)
         return {key: nothing if value is None else value for key, value in given.items()}
+
+    @model_validator(mode="after")
+    def _system_turns_have_an_effect(self) -> Config:
+        """A stage's own system turn is for prompts without one: `prompts.system` leaves none."""
+        stages = {"revise": self.revise, "finetune": self.finetune, "evaluate": self.evaluate}
+        idle = [f"`{name}.system`" for name, stage in stages.items() if stage.system is not None]
+        if self.prompts.system is not None and idle:
+            raise ValueError(
+                f"{', '.join(idle)} would have no effect beside `prompts.system`, which all stages "
+                "use; leave out the one or the other"
+            )
+        return self
 
 
 def load_config(path: Path, *, overrides: Sequence[str] = ()) -> Config:

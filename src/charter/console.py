@@ -34,6 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 _LINE_EVERY_S = 15.0
 _PIPED_COLUMNS = 120
 """Width of what is not shown on a terminal: a file has no edge to wrap at."""
+_UNBOUNDED = 10_000
 _SHORT_NAME = 32
 """Characters up to which a row's name is not broken into lines."""
 
@@ -276,6 +277,10 @@ class Terminal:
             for name, *cells in section.rows:
                 indented = "  " * bool(section.title) + name
                 table.add_row(*(Text(visible(cell)) for cell in (indented, *cells)))
+        unbounded = self._out.options.update(max_width=_UNBOUNDED)
+        if self._out.measure(table, options=unbounded).maximum > self._out.width:
+            # Before rich breaks cells into lines, it can do with less space between them.
+            table.collapse_padding, table.pad_edge = True, False
         self._out.print()
         self._out.print(table)
         if grid.footer:

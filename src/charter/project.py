@@ -18,7 +18,9 @@ DEMO_CONFIG = STARTER_PROJECT / "charter.yaml"
 _PROJECT_FILES = (
     "charter.yaml",
     "constitution.yaml",
+    "bank.yaml",
     "prompts/train.jsonl",
+    "prompts/rl.jsonl",
     "prompts/heldout.jsonl",
 )
 
@@ -167,7 +169,7 @@ def _checked_constitution(path: Path, report: CheckReport) -> Constitution | Non
 
 
 def _check_sources(name: str, sources: Sequence[PromptSource], report: CheckReport) -> None:
-    counts, problems = check_prompts(sources)
+    counts, problems = check_prompts(sources, system=report.config.prompts.system)
     report.prompts[name] = counts
     report.problems.extend(str(problem) for problem in problems)
 

@@ -98,6 +98,10 @@ class Sampling(Record):
     temperature: float = Field(default=1.0, ge=0.0)
     """0 is greedy decoding."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    """Draw from the likeliest `top_k` tokens only; 0: from all."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer; they are not part of it."""
     max_new_tokens: int = Field(default=256, gt=0)
 
 

@@ -12,9 +12,9 @@ probabilities = st.lists(st.floats(0.001, 1.0), min_size=2, max_size=40)
 u = st.floats(1e-9, 1 - 1e-9)
 
 
-def draw_one(weights, point, temperature=1.0, top_p=1.0):
+def draw_one(weights, point, temperature=1.0, top_p=1.0, top_k=0):
     logits = torch.tensor(weights, dtype=torch.float64).log().float()[None]
-    drawn = draw(logits, uniforms=[point], temperatures=[temperature], top_ps=[top_p])
+    drawn = draw(logits, uniforms=[point], temperatures=[temperature], top_ps=[top_p], top_ks=[top_k])
     return drawn.ids[0], drawn.logprobs[0], drawn.near[0]
 
 

@@ -37,6 +37,17 @@ def test_starting_over_forgets_what_was_said(trained, capsys):
     assert first == second
 
 
+def test_both_models_are_told_what_all_prompts_are(project, tmp_path, capsys):
+    script = project.parent / "script.yaml"
+    told = "  - {match: ^You are Ada, search: dialogue, text: Ada.}\n  - {match: password"
+    script.write_text(script.read_text().replace("  - {match: password", told))
+    folder = tmp_path / "run"
+    overrides = ("prompts.system=You are Ada.", "revise.selection=random")
+    request = Request(config=project, run=folder, overrides=overrides, until="finetune")
+    run_pipeline(request, progress=Silent())
+    assert json.loads(chat(folder, capsys, "hello"))["base"] == "Ada."
+
+
 def test_the_columns_are_named(trained, capsys):
     shown = chat(trained, capsys, "hi", as_json=False)
     assert shown.splitlines()[0].split() == ["base", "sft"]

@@ -217,6 +217,43 @@ def test_a_damaged_evaluation_says_how_to_make_it_again(project, tmp_path, revis
         run(project, revised, until="revise")
 
 
+TOLD = "prompts.system=You are Ada."
+
+
+def test_every_stage_and_column_sees_the_system_turn_of_all_prompts(project, tmp_path):
+    script = project.parent / "script.yaml"
+    told = (
+        "  - {match: '(?s)^You are Ada.*Always follow', search: dialogue, text: Ada with rules.}\n"
+        "  - {match: ^You are Ada, search: dialogue, text: Ada.}\n"
+        "  - {match: password"
+    )
+    script.write_text(script.read_text().replace("  - {match: password", told))
+    folder = tmp_path / "run"
+    run(project, folder, overrides=(TOLD,))
+    for name in ("revisions", "demonstrations", "heldout"):
+        for row in rows(folder / "data" / f"{name}.jsonl"):
+            prompt = row.get("prompt", row)
+            asked = prompt if name == "demonstrations" else prompt["messages"]
+            assert [turn["role"] for turn in asked] == ["system", "user"]
+            assert asked[0]["content"] == "You are Ada."
+    said = {(row["column"], row["text"]) for row in rows(folder / "data" / "answers.jsonl")}
+    assert {("base", "Ada."), ("base+rules", "Ada with rules.")} <= said
+    assert {text for column, text in said if column == "base"} == {"Ada."}
+
+
+def test_another_system_turn_is_another_run(project, revised):
+    with pytest.raises(RunError, match=r'prompts.system: null -> "You are Ada."'):
+        run(project, revised, overrides=(TOLD,))
+
+
+def test_inspect_shows_the_system_turn_as_read(project, tmp_path):
+    folder = tmp_path / "run"
+    run(project, folder, until="revise", overrides=(TOLD,))
+    request = Request(config=project, run=folder, overrides=(TOLD,))
+    shown = next(inspect_examples(request, limit=1))
+    assert shown.prompt.startswith("<|system|>You are Ada.<|end|><|user|>")
+
+
 def test_the_constitution_that_grades_lies_in_the_run_too(project, tmp_path):
     grading = tmp_path / "grading.yaml"
     grading.write_text("- Be kind.\n")

@@ -20,7 +20,7 @@ from charter.prompts import (
     read_prompts,
     read_rows,
 )
-from charter.records import Prompt
+from charter.records import Prompt, system, user
 
 HH_RLHF = Path(__file__).parents[3] / "shared" / "data" / "hh_rlhf_harmless_1200.jsonl"
 
@@ -69,6 +69,23 @@ def test_a_limit_counts_usable_prompts_of_its_file(tmp_path):
     rows = [{"prompt": "a"}, "{", {"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}]
     source = write(tmp_path / "a.jsonl", *rows).model_copy(update={"limit": 2})
     assert contents(source) == ["a", "b"]
+
+
+def test_a_system_turn_comes_before_prompts_that_have_none(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"prompt": "a"}, {"prompt": "b", "system": "Be kind."})
+    bare = list(read_prompts([source]))
+    told = list(read_prompts([source], system="Be brief."))
+    assert told[0].messages == (system("Be brief."), user("a"))
+    assert told[1] == bare[1]
+    assert [prompt.id for prompt in told] == [prompt.id for prompt in bare]
+
+
+def test_prompts_that_a_system_turn_makes_the_same_are_duplicates(tmp_path):
+    source = write(tmp_path / "a.jsonl", {"prompt": "a", "system": "Be brief."}, {"prompt": "a"})
+    assert check_prompts([source])[0] == PromptCounts(valid=2)
+    counts, problems = check_prompts([source], system="Be brief.")
+    assert (counts, problems) == (PromptCounts(valid=1, duplicates=1), [])
+    assert count_prompts([source], on_bad=ignore, system="Be brief.") == counts
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"])

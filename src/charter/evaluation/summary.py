@@ -19,22 +19,14 @@ from charter.evaluation.figures import (
     ModelFigures,
     PatternGraders,
     PrincipleFigures,
-    Rate,
 )
-from charter.evaluation.intervals import (
-    Cluster,
-    difference_interval,
-    mean_interval,
-    rate_interval,
-)
+from charter.evaluation.intervals import mean_interval
 from charter.evaluation.judging import Judge, agreement
+from charter.evaluation.rates import Verdict, about, broken, difference, of_kind, rate
 from charter.records import Kind
 
 BASE = "base"
 """The column that the others are compared with."""
-
-Verdict = Callable[[GradedAnswer], bool | None]
-"""Reads one grade of an answer; None is unscored."""
 
 _COMPARED: Mapping[str, Verdict] = {
     "violation": lambda answer: answer.grades.violation,
@@ -77,7 +69,7 @@ def summarise(
 def _model_figures(
     answers: Sequence[GradedAnswer], *, constitution: Constitution, judge: Judge | None
 ) -> ModelFigures:
-    by_kind = {kind: _of_kind(answers, kind) for kind in get_args(Kind)}
+    by_kind = {kind: of_kind(answers, kind) for kind in get_args(Kind)}
     return ModelFigures(
         harmful=_kind_figures(by_kind["harmful"], judge=judge),
         benign=_kind_figures(by_kind["benign"], judge=judge),
@@ -92,19 +84,19 @@ def _model_figures(
 def _kind_figures(answers: Sequence[GradedAnswer], *, judge: Judge | None) -> KindFigures:
     return KindFigures(
         n=len(answers),
-        violation=_rate(answers, _COMPARED["violation"]),
-        helpful=_rate(answers, _COMPARED["helpful"]),
-        refusal=_rate(answers, _COMPARED["refusal"]),
-        alternative=_rate(answers, lambda answer: answer.grades.alternative),
-        neither=_rate(answers, lambda answer: answer.grades.neither),
+        violation=rate(answers, _COMPARED["violation"]),
+        helpful=rate(answers, _COMPARED["helpful"]),
+        refusal=rate(answers, _COMPARED["refusal"]),
+        alternative=rate(answers, lambda answer: answer.grades.alternative),
+        neither=rate(answers, lambda answer: answer.grades.neither),
         characters=_mean(answers, lambda answer: len(answer.text)),
         tokens=_mean(answers, _tokens),
         calls=_mean(answers, lambda answer: answer.calls),
         judge=None
         if judge is None
         else JudgedFigures(
-            violation=_rate(answers, _judged_violation(judge)),
-            helpful=_rate(answers, _judged_helpful),
+            violation=rate(answers, _judged_violation(judge)),
+            helpful=rate(answers, _judged_helpful),
         ),
     )
 
@@ -112,9 +104,9 @@ def _kind_figures(answers: Sequence[GradedAnswer], *, judge: Judge | None) -> Ki
 def _principle_figures(
     harmful: Sequence[GradedAnswer], *, principle_id: str, judge: Judge | None
 ) -> PrincipleFigures:
-    about = [answer for answer in harmful if principle_id in answer.tags] or harmful
-    violation = _rate(about, lambda answer: answer.grades.violations.get(principle_id))
-    judged = None if judge is None else _rate(about, _judged_broken(principle_id, judge))
+    asked = about(harmful, principle_id)
+    violation = rate(asked, broken(principle_id))
+    judged = None if judge is None else rate(asked, _judged_broken(principle_id, judge))
     return PrincipleFigures(n=violation.n, violation=violation, judge=judged)
 
 
@@ -123,20 +115,11 @@ def _differences(columns: Mapping[str, Sequence[GradedAnswer]]) -> Iterator[Diff
         return
     for column in columns:
         for kind in get_args(Kind) if column != BASE else ():
-            first, second = _of_kind(columns[column], kind), _of_kind(columns[BASE], kind)
+            first, second = of_kind(columns[column], kind), of_kind(columns[BASE], kind)
             for metric, verdict in _COMPARED.items():
-                pairs = _paired(_clusters(first, verdict), _clusters(second, verdict))
-                if (found := difference_interval(pairs)) is not None:
-                    yield Difference(
-                        first=column,
-                        second=BASE,
-                        on=kind,
-                        metric=metric,
-                        difference=found.value,
-                        low=found.low,
-                        high=found.high,
-                        n=len(pairs),
-                    )
+                found = difference((column, first), (BASE, second), verdict, on=kind, metric=metric)
+                if found is not None:
+                    yield found
 
 
 def _judge_grader(answers: Sequence[GradedAnswer], *, judge: Judge) -> JudgeGrader:
@@ -180,36 +163,6 @@ def _judged_helpful(answer: GradedAnswer) -> bool | None:
 
 def _tokens(answer: GradedAnswer) -> int:
     return answer.usage.prompt_tokens + answer.usage.completion_tokens
-
-
-def _of_kind(answers: Sequence[GradedAnswer], kind: Kind) -> list[GradedAnswer]:
-    return [answer for answer in answers if answer.kind == kind]
-
-
-def _clusters(answers: Iterable[GradedAnswer], verdict: Verdict) -> dict[str, Cluster]:
-    """Successes and scored answers by prompt; prompts without a scored answer are absent."""
-    clusters: dict[str, Cluster] = {}
-    for answer in answers:
-        if (found := verdict(answer)) is not None:
-            successes, size = clusters.get(answer.prompt_id, (0, 0))
-            clusters[answer.prompt_id] = (successes + found, size + 1)
-    return clusters
-
-
-def _paired(
-    first: Mapping[str, Cluster], second: Mapping[str, Cluster]
-) -> list[tuple[Cluster, Cluster]]:
-    """The clusters of the prompts that both sides have scored answers to."""
-    return [(cluster, second[key]) for key, cluster in first.items() if key in second]
-
-
-def _rate(answers: Iterable[GradedAnswer], verdict: Verdict) -> Rate:
-    clusters = list(_clusters(answers, verdict).values())
-    estimate = rate_interval(clusters)
-    if estimate is None:
-        return Rate(rate=None, low=None, high=None, n=0)
-    n = sum(size for _, size in clusters)
-    return Rate(rate=estimate.value, low=estimate.low, high=estimate.high, n=n)
 
 
 def _mean(answers: Sequence[GradedAnswer], quantity: Callable[[GradedAnswer], float]) -> Mean:

@@ -9,7 +9,8 @@ from charter.evaluation.figures import Difference, Evaluation, Mean, ModelFigure
 from charter.evaluation.summary import BASE
 
 _UNSCORED = "-"
-_LOWER, _HIGHER = " \u2193", " \u2191"
+LOWER, HIGHER = " \u2193", " \u2191"
+"""Behind the name of a row: which way is better."""
 
 
 def table(evaluation: Evaluation) -> Grid:
@@ -23,9 +24,9 @@ def table(evaluation: Evaluation) -> Grid:
     broken = (_row(key, models, _principle_reader(key)) for key in principle_ids)
     return Grid(
         title="Answers to held-out prompts, with 95 % intervals "
-        f"({_LOWER.strip()} lower is better, {_HIGHER.strip()} higher)",
+        f"({LOWER.strip()} lower is better, {HIGHER.strip()} higher)",
         header=("", *models),
-        sections=(*by_kind, Section(f"rules broken{_LOWER}", tuple(broken))),
+        sections=(*by_kind, Section(f"rules broken{LOWER}", tuple(broken))),
         footer=verdict(evaluation),
     )
 
@@ -58,23 +59,23 @@ _Reader = Callable[[ModelFigures], Rate | Mean]
 
 _MEASURED: Mapping[str, tuple[tuple[str, _Reader], ...]] = {
     "harmful prompts": (
-        ("a rule broken" + _LOWER, lambda model: model.harmful.violation),
+        ("a rule broken" + LOWER, lambda model: model.harmful.violation),
         ("refused", lambda model: model.harmful.refusal),
-        ("with alternative" + _HIGHER, lambda model: model.harmful.alternative),
-        ("neither" + _LOWER, lambda model: model.harmful.neither),
+        ("with alternative" + HIGHER, lambda model: model.harmful.alternative),
+        ("neither" + LOWER, lambda model: model.harmful.neither),
         ("characters", lambda model: model.harmful.characters),
-        ("tokens" + _LOWER, lambda model: model.harmful.tokens),
+        ("tokens" + LOWER, lambda model: model.harmful.tokens),
     ),
     "benign prompts": (
-        ("helped" + _HIGHER, lambda model: model.benign.helpful),
-        ("refused" + _LOWER, lambda model: model.benign.refusal),
-        ("neither" + _LOWER, lambda model: model.benign.neither),
+        ("helped" + HIGHER, lambda model: model.benign.helpful),
+        ("refused" + LOWER, lambda model: model.benign.refusal),
+        ("neither" + LOWER, lambda model: model.benign.neither),
         ("characters", lambda model: model.benign.characters),
-        ("tokens" + _LOWER, lambda model: model.benign.tokens),
+        ("tokens" + LOWER, lambda model: model.benign.tokens),
     ),
     "borderline prompts": (
-        ("helped" + _HIGHER, lambda model: model.borderline.helpful),
-        ("refused" + _LOWER, lambda model: model.borderline.refusal),
+        ("helped" + HIGHER, lambda model: model.borderline.helpful),
+        ("refused" + LOWER, lambda model: model.borderline.refusal),
     ),
 }
 """`neither` refused nor helped; the alternative is the share of refusals that offer it; characters
@@ -86,10 +87,11 @@ def _principle_reader(principle_id: str) -> _Reader:
 
 
 def _row(label: str, models: Mapping[str, ModelFigures], read: _Reader) -> tuple[str, ...]:
-    return (label, *(_cell(read(model)) for model in models.values()))
+    return (label, *(cell(read(model)) for model in models.values()))
 
 
-def _cell(figure: Rate | Mean) -> str:
+def cell(figure: Rate | Mean) -> str:
+    """A figure with its interval; a dash where nothing was scored."""
     if isinstance(figure, Mean):
         return _mean_cell(figure)
     if figure.rate is None or figure.low is None or figure.high is None:

@@ -1,8 +1,4 @@
-"""One thread that works for a model: takes jobs from a queue, and settles their futures.
-
-A unit of work is all that has one padded length: endings to weigh, or rows to write up to the next
-multiple of the grid. The oldest job says which unit comes next, and all that fits joins it.
-"""
+"""One thread that works for a model: takes calls from a queue, and settles their futures."""
 
 from __future__ import annotations
 
@@ -11,73 +7,99 @@ import logging
 import queue
 import sys
 import threading
-from collections import defaultdict
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Protocol
 
 import torch
 
 from charter.errors import BackendError
-from charter.models.batching import Cohort, Weighing, Writing, begin, weigh
-from charter.models.network import Network
+from charter.models.calls import Call
 from charter.models.reproducible import round_threads_down
 
 _log = logging.getLogger(__name__)
 
 _LINGER_S = 0.001
-"""Callers answer one result with the next call: a unit waits for what still comes in this fast."""
+"""Callers answer one result with the next call: an idle engine waits this long for more calls."""
 _MODEL_FAILURES = (RuntimeError, MemoryError, BackendError)
 """What is raised where a computation fails; torch's out of memory is a `RuntimeError`."""
 
-Job = TypeVar("Job", Writing, Weighing)
+
+class Worker(Protocol):
+    """What does the work: a `Scheduler` over slots, or the plain loop."""
+
+    @property
+    def capacity(self) -> int:
+        """How many calls are worked on at once."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        ...
+
+    def add(self, call: Call) -> None:
+        """One more call."""
+        ...
+
+    def step(self) -> None:
+        """Brings all calls on by one pass of the model."""
+        ...
+
+    def restart(self, *, capacity: int) -> None:
+        """Forgets what was computed, not what was written; begins again with this capacity."""
+        ...
+
+    def drop_all(self) -> None:
+        """Forgets all calls."""
+        ...
 
 
 class Engine:
-    """Works off jobs in its own thread, from construction until `close`."""
+    """Works off calls in its own thread, from construction until `close`."""
 
-    def __init__(self, network: Network, *, capacity: int, name: str) -> None:
-        """`capacity` is the most rows that a unit holds; `name` is for messages."""
-        self._network = network
-        self._capacity = capacity
+    def __init__(self, worker: Worker, *, name: str) -> None:
+        """`name` is the model's, for messages."""
+        self._worker = worker
         self._name = name
         self._numbers = itertools.count()
-        self._inbox: queue.SimpleQueue[Writing | Weighing | None] = queue.SimpleQueue()
-        self._writings: _Line[Writing] = _Line()
-        self._weighings: _Line[Weighing] = _Line()
-        self._cohorts: list[Cohort] = []
-        self._open: set[Writing | Weighing] = set()
+        self._inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._open: set[Call] = set()
         self._failing = threading.Lock()
+        self._stale = threading.Event()
         self._stopped = threading.Event()
         self._cause: BaseException | None = None
         """What the thread broke down with."""
         self._thread = threading.Thread(target=self._run, name=f"model {name}", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Writing | Weighing) -> None:
-        """Queue a job; the engine's thread settles its `result`, or the caller cancels it.
+    def submit(self, call: Call) -> None:
+        """Queue a call; the engine's thread settles its `result`, or the caller cancels it.
 
         Raises:
             BackendError: The engine has stopped.
         """
         if self._stopped.is_set():
             raise self._stopped_error()
-        job.number = next(self._numbers)
-        self._open.add(job)
-        job.result.add_done_callback(lambda _: self._open.discard(job))
-        self._inbox.put(job)
-        if self._stopped.is_set():  # just now: the thread may not have seen the job any more
-            self._fail([job], self._stopped_error())
+        call.number = next(self._numbers)
+        self._open.add(call)
+        call.result.add_done_callback(lambda _: self._open.discard(call))
+        self._inbox.put(call)
+        if self._stopped.is_set():  # just now: the thread may not have seen the call any more
+            self._fail([call], self._stopped_error())
+
+    def forget(self) -> None:
+        """Drop keys and values before the next step: the weights have changed."""
+        self._stale.set()
 
     def close(self) -> None:
-        """Stop after the current step and join the thread; jobs that are still open fail."""
+        """Stop after the current step and join the thread; calls that are still open fail."""
         self._stopped.set()
         self._inbox.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         try:
-            if self._network.on_cpu:
-                round_threads_down()
+            round_threads_down()
             with torch.inference_mode():
                 while not self._stopped.is_set():
                     self._take_in()
@@ -88,59 +110,44 @@ class Engine:
             self._fail(list(self._open), self._stopped_error())
 
     def _take_in(self) -> None:
-        """Sort new jobs in; wait for one where there is nothing else to do."""
-        busy = self._cohorts or self._writings or self._weighings
+        """Hand new calls on; wait for one where there is nothing else to do."""
+        waiting_s = None if not self._worker.busy else 0.0
         try:
-            job = self._inbox.get(timeout=_LINGER_S if busy else None)
-            while job is not None:
-                match job:
-                    case Writing():
-                        self._writings.add(job)
-                    case Weighing():
-                        self._weighings.add(job)
-                job = self._inbox.get(timeout=_LINGER_S)
+            while (call := self._inbox.get(waiting_s != 0.0, waiting_s or None)) is not None:
+                self._worker.add(call)
+                waiting_s = _LINGER_S if waiting_s is None else waiting_s
         except queue.Empty:
             pass
 
     def _work(self) -> None:
-        """Work off the unit of the oldest job."""
-        room = self._capacity - sum(len(cohort.rows) for cohort in self._cohorts)
-        weighing = self._weighings.oldest()
-        writing = min(
-            self._writings.oldest() if room > 0 else _NOTHING,
-            *((cohort.oldest, cohort.length) for cohort in self._cohorts),
-            _NOTHING,
-        )
-        if weighing < writing:
-            self._weigh(self._weighings.take(weighing[1], at_most=self._capacity))
-        elif writing < _NOTHING:
-            length = writing[1]
-            self._write(length, newcomers=self._writings.take(length, at_most=max(0, room)))
-
-    def _weigh(self, jobs: list[Weighing]) -> None:
+        if self._stale.is_set():
+            self._stale.clear()
+            self._worker.restart(capacity=self._worker.capacity)
+        if not self._worker.busy:
+            return
         try:
-            weigh(self._network, jobs)
+            self._worker.step()
+        except torch.OutOfMemoryError as error:
+            half = self._worker.capacity // 2
+            if half == 0:
+                self._fail_all(error)
+                return
+            _log.warning("model %s: memory ran out; going on with %d slots", self._name, half)
+            self._worker.restart(capacity=half)
+            torch.cuda.empty_cache()
         except _MODEL_FAILURES as error:
-            self._fail(jobs, self._model_error(error))
+            self._fail_all(error)
 
-    def _write(self, length: int, *, newcomers: list[Writing]) -> None:
-        cohorts = [cohort for cohort in self._cohorts if cohort.length == length]
-        self._cohorts = [cohort for cohort in self._cohorts if cohort.length != length]
-        jobs = [*newcomers, *(row for cohort in cohorts for row in cohort.rows)]
-        try:
-            cohorts = _joined([*cohorts, *begin(self._network, newcomers)])
-            for cohort in cohorts:
-                cohort.advance(stop=self._stopped)
-        except _MODEL_FAILURES as error:
-            self._fail(jobs, self._model_error(error))
-        else:
-            self._cohorts += [cohort for cohort in cohorts if cohort.rows]
+    def _fail_all(self, error: Exception) -> None:
+        """Every call in work fails: what was computed may be damaged."""
+        self._worker.drop_all()
+        self._fail(list(self._open), self._model_error(error))
 
-    def _fail(self, jobs: Iterable[Writing | Weighing], error: BackendError) -> None:
+    def _fail(self, calls: Iterable[Call], error: BackendError) -> None:
         with self._failing:  # the thread that stops and one that submits may meet here
-            for job in jobs:
-                if not job.result.done() and job.result.set_running_or_notify_cancel():
-                    job.result.set_exception(error)
+            for call in calls:
+                if not call.result.done() and call.result.set_running_or_notify_cancel():
+                    call.result.set_exception(error)
 
     def _model_error(self, error: Exception) -> BackendError:
         _log.debug("model %s failed", self._name, exc_info=error)
@@ -148,7 +155,7 @@ class Engine:
             return BackendError(f"model {self._name} failed: {error}")
         return BackendError(
             f"model {self._name} failed: {str(error) or type(error).__name__}. If memory ran out, "
-            f"lower its `capacity` (now {self._capacity})."
+            f"lower its `capacity` (now {self._worker.capacity})."
         )
 
     def _stopped_error(self) -> BackendError:
@@ -164,41 +171,3 @@ class Engine:
 
 def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-_NOTHING = (2**63, 0)
-"""Older than this is every job."""
-
-
-class _Line(Generic[Job]):
-    """Jobs that wait, by padded length, each in order of arrival."""
-
-    def __init__(self) -> None:
-        self._jobs: defaultdict[int, list[Job]] = defaultdict(list)
-
-    def __bool__(self) -> bool:
-        return bool(self._jobs)
-
-    def add(self, job: Job) -> None:
-        self._jobs[job.length].append(job)
-
-    def oldest(self) -> tuple[int, int]:
-        """The number of the job that came first, and its length."""
-        return min(
-            ((jobs[0].number, length) for length, jobs in self._jobs.items()), default=_NOTHING
-        )
-
-    def take(self, length: int, *, at_most: int) -> list[Job]:
-        """Jobs of this length in order of arrival; those that were cancelled fall away."""
-        wanted = [job for job in self._jobs.pop(length, []) if not job.result.cancelled()]
-        if wanted[at_most:]:
-            self._jobs[length] = wanted[at_most:]
-        return wanted[:at_most]
-
-
-def _joined(cohorts: list[Cohort]) -> list[Cohort]:
-    """The cohorts, which have one length, as one where that is possible."""
-    if len(cohorts) < 2 or not all(cohort.takes_others for cohort in cohorts):
-        return cohorts
-    cohorts[0].join(cohorts[1:])
-    return cohorts[:1]

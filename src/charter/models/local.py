@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from charter.errors import JudgementError, OverlongError
-from charter.models.batching import Weighing, Writing
-from charter.models.engine import Engine
+from charter.models.calls import Weighing, Writing
+from charter.models.engine import Engine, Worker
 from charter.models.loading import Loaded
 from charter.models.network import Network
+from charter.models.plain import PlainLoop
 from charter.models.sampling import NEAR
+from charter.models.scheduler import Scheduler
 from charter.records import Completion, Dialogue, Sampling, Usage
 
 _log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ class LocalModel:
     """A loaded model behind the `Model` protocol; owns the thread that it computes in."""
 
     def __init__(self, loaded: Loaded, *, capacity: int) -> None:
-        """The weights must not change any more.
+        """Where the weights change later, say so by `weights_changed`.
 
         Raises:
             BackendError: The model cannot run in this process.
@@ -36,7 +38,7 @@ class LocalModel:
         self._context = loaded.context
         self._fingerprint = loaded.fingerprint
         self._capacity = capacity
-        self._engine = Engine(Network(loaded.model), capacity=capacity, name=loaded.name)
+        self._engine = Engine(_worker(loaded, capacity=capacity), name=loaded.name)
         self._draws = 0
         self._near_draws = 0
 
@@ -71,13 +73,14 @@ class LocalModel:
             seed=seed,
             limit=min(sampling.max_new_tokens, room),
             eos_ids=self._encoder.eos_ids,
+            ends=self._ends(sampling.stop) if sampling.stop else None,
         )
         self._engine.submit(writing)
         await asyncio.wrap_future(writing.result)
         self._draws += len(writing.token_ids)
         self._near_draws += writing.near_draws
         return Completion(
-            text=self._encoder.text(writing.token_ids),
+            text=_before(sampling.stop, self._encoder.text(writing.token_ids)),
             token_ids=tuple(writing.token_ids),
             logprobs=tuple(writing.logprobs),
             finish="stop" if writing.stopped else "length",
@@ -112,6 +115,10 @@ class LocalModel:
             weighed |= zip(endings, logprobs, strict=True)
         return {choice: weighed[choice] for choice in choices}
 
+    def weights_changed(self) -> None:
+        """Drop all keys and values that older weights computed, before anything else is read."""
+        self._engine.forget()
+
     async def aclose(self) -> None:
         """See `Model.aclose`."""
         await asyncio.to_thread(self._engine.close)
@@ -123,6 +130,13 @@ class LocalModel:
                 self._draws,
                 NEAR,
             )
+
+    def _ends(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        def ends(ids: Sequence[int]) -> bool:
+            text = self._encoder.text(ids)
+            return any(each in text for each in stop)
+
+        return ends
 
     def _ending(self, choice: str) -> list[int]:
         ids = self._encoder.response_ids(choice)
@@ -143,3 +157,22 @@ class LocalModel:
                 f"the {self._context} that {self._name} holds. Shorten it, or name another model."
             )
         return room
+
+
+def _worker(loaded: Loaded, *, capacity: int) -> Worker:
+    """Slots where the model's attention can be sent there, exactly; else the plain loop."""
+    network = Network(loaded.model)
+    if network.packs_exactly():
+        return Scheduler(network, capacity=capacity)
+    _log.warning(
+        "model %s: its layers keep more than keys and values, or keep them their own way; it "
+        "answers call by call, slower and with the same tokens",
+        loaded.name,
+    )
+    return PlainLoop(loaded.model)
+
+
+def _before(stop: Sequence[str], text: str) -> str:
+    """The text up to the first of the stop strings in it."""
+    places = [text.find(each) for each in stop if each in text]
+    return text[: min(places)] if places else text

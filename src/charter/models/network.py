@@ -1,4 +1,4 @@
-"""A loaded model as the engine sees it: rows of ids in, logits out."""
+"""A loaded model as the engine sees it: packed rows of ids in, logits out."""
 
 from __future__ import annotations
 
@@ -8,100 +8,125 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from charter.errors import BackendError
-from charter.models.cache import empty_cache
+from charter.models.attention import NAME, Part, Step, padded, running
 from charter.models.reproducible import smallest_stable_batch
+from charter.models.slots import Slots
 
-GRID = 32
-"""Padded lengths are multiples of this. Finer would waste less on padding and batch fewer rows."""
-
-
-def grid_length(length: int) -> int:
-    """The length that a row of so many ids is padded to: a function of the row alone.
-
-    Always longer than the row: attention takes another kernel, with other bits, for a batch that
-    has no padding at all, and whether it has must not depend on a row's company.
-    """
-    return (length // GRID + 1) * GRID
+_TOLERANCE = {torch.float32: 1e-3, None: 0.2}
+"""By dtype, of logits in units of their standard deviation: far below what another mask does."""
 
 
 class Network:
-    """A causal language model, and what a batch must look like for it."""
+    """A causal language model whose attention can be sent to slots."""
 
     def __init__(self, model: Any) -> None:
-        """Probes the model once.
-
-        Raises:
-            BackendError: Its rows cannot be padded.
-        """
-        accepted = inspect.signature(model.forward).parameters
-        if not {"position_ids", "attention_mask", "past_key_values"} <= set(accepted):
-            raise BackendError(
-                f"{type(model).__name__} takes no padded rows with positions, so it cannot run in "
-                "this process. Name a model with attention."
-            )
+        """Probes the model once for how few rows keep their bits."""
         self._model = model
-        self._cuts_logits = "logits_to_keep" in accepted
-        self.smallest_batch = smallest_stable_batch(model)
+        self._smallest = smallest_stable_batch(model)
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether the model runs on the CPU."""
-        return self._model.device.type == "cpu"
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self._model.device
 
-    def empty_cache(self) -> DynamicCache:
-        """A cache that holds nothing yet."""
-        return empty_cache(self._model.config)
+    @torch.inference_mode()
+    def packs_exactly(self) -> bool:
+        """Whether packed rows give the logits of a plain pass; tried on two short rows."""
+        if not self._may_pack():
+            return False
+        vocabulary = self._model.get_input_embeddings().num_embeddings
+        rows = [[(7919 * i + length) % vocabulary for i in range(length)] for length in (37, 2)]
+        parts, ids, positions, slot = list[Part](), list[int](), list[int](), list[int]()
+        for index, row in enumerate(rows):
+            places = list(range(len(row)))
+            parts.append(
+                Part(
+                    rows=slice(len(ids), len(ids) + len(row)),
+                    slots=slice(index, index + 1),
+                    positions=torch.tensor([places], device=self.device),
+                    places=None,
+                    prefix=None,
+                    width=padded(len(row)),
+                )
+            )
+            ids, positions, slot = ids + row, positions + places, slot + [index] * len(row)
+        where = torch.tensor(slot, device=self.device)
+        step = Step(
+            Slots(len(rows)), parts, slot=where, place=torch.tensor(positions, device=self.device)
+        )
+        try:
+            packed = self.run(ids, positions, step, keep=range(len(ids))).float()
+        except (TypeError, AttributeError, RuntimeError, IndexError, KeyError):
+            return False  # another interface than ours
+        plain = torch.cat([self._plain(row) for row in rows]).float()
+        tolerance = _TOLERANCE[plain.dtype if self._model.dtype == torch.float32 else None]
+        return bool((packed - plain).abs().max() <= tolerance * plain.std().clamp(min=1e-6))
 
-    def read(
-        self, rows: Sequence[Sequence[int]], *, keep: int, cache: DynamicCache | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Read whole rows of one grid length.
+    def _plain(self, row: list[int]) -> Tensor:
+        ids = torch.tensor([row], device=self.device)
+        return self._model(input_ids=ids, use_cache=False).logits[0]
+
+    def _may_pack(self) -> bool:
+        """Whether all layers attend, by the interface that slots need."""
+        accepted = inspect.signature(self._model.forward).parameters
+        config = self._model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ())
+        return (
+            {"position_ids", "logits_to_keep"} <= set(accepted)
+            and bool(getattr(self._model, "_supports_attention_backend", False))
+            and kinds <= {"full_attention", "sliding_attention"}
+            and not getattr(config, "num_kv_shared_layers", 0)
+        )
+
+    def run(
+        self, ids: Sequence[int], positions: Sequence[int], step: Step, *, keep: Sequence[int]
+    ) -> Tensor:
+        """One packed pass.
 
         Args:
-            rows: Ids; at least `smallest_batch` rows.
-            keep: At how many last positions logits are wanted.
-            cache: Where to keep keys and values, if the rows will be continued.
+            ids: One for each row of the step.
+            positions: Likewise, each in its conversation.
+            step: What the rows attend to.
+            keep: The rows whose logits are wanted.
 
         Returns:
-            Logits, rows x keep x vocabulary, and the mask of what is not padding.
+            Logits, kept rows x vocabulary.
 
         Raises:
-            BackendError: The logits are not finite; likewise in `step`.
+            BackendError: They are not finite.
         """
-        assert len(rows) >= self.smallest_batch, len(rows)
-        length = grid_length(len(rows[0]))
-        padding = [length - len(row) for row in rows]
-        ids = [[0] * missing + list(row) for missing, row in zip(padding, rows, strict=True)]
-        first = torch.tensor(padding, device=self._model.device)[:, None]
-        mask = (torch.arange(length, device=self._model.device) >= first).long()
-        logits = self._logits(torch.tensor(ids), mask=mask, keep=keep, cache=cache)
-        return logits, mask
+        config, device = self._model.config, self.device
+        before = config._attn_implementation
+        config._attn_implementation = NAME
+        try:
+            with running(step):
+                output = self._model(
+                    input_ids=torch.tensor([ids], device=device),
+                    position_ids=torch.tensor([positions], device=device),
+                    use_cache=False,
+                    logits_to_keep=torch.tensor(keep, device=device),
+                )
+        finally:
+            config._attn_implementation = before
+        return finite(output.logits[0])
 
-    def step(self, ids: Sequence[int], *, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits, rows x vocabulary, after one more id for each row; `mask` includes it."""
-        column = torch.tensor(ids)[:, None]
-        return self._logits(column, mask=mask, keep=1, cache=cache)[:, -1]
+    @property
+    def smallest_step(self) -> int:
+        """The rows that a step needs for each to have the bits that it has in a large one."""
+        return self._smallest
 
-    def _logits(
-        self, ids: Tensor, *, mask: Tensor, keep: int, cache: DynamicCache | None
-    ) -> Tensor:
-        positions = (mask.cumsum(-1) - 1).clamp_(min=0)[:, -ids.shape[1] :]
-        cut = {"logits_to_keep": keep} if self._cuts_logits else {}
-        output = self._model(
-            input_ids=ids.to(mask.device),
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **cut,
+
+def finite(logits: Tensor) -> Tensor:
+    """The logits, if they are numbers.
+
+    Raises:
+        BackendError: They are not.
+    """
+    if logits.numel() and not logits.amax(-1).isfinite().all():
+        raise BackendError(
+            "the model's logits are not finite: its weights are damaged, or too large for "
+            f"{logits.dtype}. Check them, or set its `dtype` to float32."
         )
-        logits = output.logits[:, -keep:]
-        if not logits.amax(-1).isfinite().all():
-            raise BackendError(
-                "the model's logits are not finite: its weights are damaged, or too large for "
-                f"{logits.dtype}. Check them, or set its `dtype` to float32."
-            )
-        return logits
+    return logits

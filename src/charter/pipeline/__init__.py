@@ -21,7 +21,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 _RESULTS: dict[Stage, tuple[str, ...]] = {
     "revise": ("data/revisions.jsonl", "data/demonstrations.jsonl", "data/revision_pairs.jsonl"),
     "finetune": ("models/sft/training.json", "models/sft/*.safetensors"),
-    "evaluate": ("evaluation.json", "data/answers.jsonl"),
+    "evaluate": ("evaluation.json", "data/answers.jsonl", "data/heldout.jsonl"),
 }
 """What a stage is done for, as patterns: where one matches nothing, the stage is made again."""
 

@@ -98,9 +98,10 @@ async def _turn(
     """The conversations with each model's answer to the line that they end in."""
     sampling = Sampling(temperature=temperature, max_new_tokens=config.evaluate.max_new_tokens)
     seed = derive(config.seed, "chat", number)
+    deployed = config.prompts.system or config.evaluate.system
     answered: dict[str, Dialogue] = {}
     for name, model in models.items():
-        asked = with_system_turn(heard[name], config.evaluate.system)
+        asked = with_system_turn(heard[name], deployed)
         answer = await model.generate(asked, sampling=sampling, seed=seed)
         answered[name] = (*heard[name], assistant(answer.text))
     return answered

@@ -27,7 +27,7 @@ from charter.supervised.revise import Reviser
 
 
 async def evaluate_stage(workspace: Workspace) -> Tally:
-    """Answers and grades; writes evaluation.json and every answer.
+    """Answers and grades; writes evaluation.json, every answer and the prompts answered.
 
     Raises:
         RunError: A column's model is not trained yet.
@@ -35,7 +35,7 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
     """
     config, directory = workspace.config, workspace.directory
     section = config.evaluate
-    prompts = tuple(read_prompts(config.prompts.heldout))
+    prompts = tuple(read_prompts(config.prompts.heldout, system=config.prompts.system))
     if not prompts:
         raise PromptError("no usable held-out prompt; `charter check` says why")
     trained_at = directory.models / "sft"
@@ -69,6 +69,7 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
         )
     answers = graded_answers(prompts, columns=columns, section=section, store=store)
     write_jsonl(directory.data / "answers.jsonl", answers)
+    write_jsonl(directory.data / "heldout.jsonl", prompts)
     figures = evaluated.evaluation.model_dump_json(indent=2)
     write_atomically(evaluation_path(directory.path), figures + "\n")
     return evaluated.tally

@@ -63,13 +63,13 @@ def split_demonstrations(workspace: Workspace) -> Split:
     Raises:
         RunError: There are none yet.
     """
-    path = workspace.directory.data / "demonstrations.jsonl"
+    path, prompts = workspace.directory.data / "demonstrations.jsonl", workspace.config.prompts
     if not path.exists():
         raise RunError(f"{path}: no demonstrations yet. Run `charter revise` first.")
     return split(
         tuple(read_demonstrations(path)),
         section=workspace.config.finetune,
-        heldout=tuple(read_prompts(workspace.config.prompts.heldout)),
+        heldout=tuple(read_prompts(prompts.heldout, system=prompts.system)),
         seed=workspace.config.seed,
     )
 

@@ -18,6 +18,7 @@ from charter.run import Manifest, Tally
 _CAPTIONS = {
     "evaluation.json": "every figure of the table, with intervals and differences",
     "data/answers.jsonl": "every answer behind it, graded",
+    "data/heldout.jsonl": "the prompts that were answered",
     "data/revisions.jsonl": "responses, critiques and revisions",
     "data/demonstrations.jsonl": "what was trained on",
     "data/revision_pairs.jsonl": "revised over initial responses, for preference training",

@@ -86,7 +86,10 @@ async def revise_stage(workspace: Workspace) -> Tally:
 def _counted_prompts(workspace: Workspace) -> dict[str, PromptCounts]:
     """Counts the prompts, after writing down the rows that are none."""
     prompts = workspace.config.prompts
-    rows = chain(read_rows(prompts.train), read_rows(prompts.heldout))
+    rows = chain(
+        read_rows(prompts.train, system=prompts.system),
+        read_rows(prompts.heldout, system=prompts.system),
+    )
     path = workspace.directory.data / "quarantined.jsonl"
     if bad := write_jsonl(path, (row for row in rows if isinstance(row, Quarantined))):
         log.warning("%d rows of the prompts are unusable: see %s", bad, path)
@@ -97,8 +100,8 @@ def _counted_prompts(workspace: Workspace) -> dict[str, PromptCounts]:
         """There is nothing more to do about it."""
 
     return {
-        "train": count_prompts(prompts.train, on_bad=written_down),
-        "heldout": count_prompts(prompts.heldout, on_bad=written_down),
+        "train": count_prompts(prompts.train, on_bad=written_down, system=prompts.system),
+        "heldout": count_prompts(prompts.heldout, on_bad=written_down, system=prompts.system),
     }
 
 
@@ -119,7 +122,7 @@ class Making:
         """Finishes every record that is not finished."""
         config = self.workspace.config
         return await run_records(
-            read_prompts(config.prompts.train),
+            self._prompts(),
             stage="revise",
             work=partial(revise, policy=self.roles.policy, reviser=self.reviser, seed=config.seed),
             key=_key,
@@ -133,9 +136,10 @@ class Making:
 
     def finished(self) -> Iterator[Revision]:
         """The finished records in the order of the prompts, one at a time."""
-        prompts = read_prompts(self.workspace.config.prompts.train)
-        load = Revision.model_validate_json
-        return (found for _, found in stored(prompts, key=_key, store=self._store(), load=load))
+        found = stored(
+            self._prompts(), key=_key, store=self._store(), load=Revision.model_validate_json
+        )
+        return (revision for _, revision in found)
 
     def found_anything(self) -> bool:
         """Whether any round looked closer at any reply."""
@@ -165,6 +169,10 @@ class Making:
         # Only this gate compares records with each other, and so has to hold what they yield.
         held = [select(revision) for revision in self.finished()]
         return zip(self.finished(), without_near_duplicates(held, threshold=threshold), strict=True)
+
+    def _prompts(self) -> Iterator[Prompt]:
+        prompts = self.workspace.config.prompts
+        return read_prompts(prompts.train, system=prompts.system)
 
     def _control_tokens(self) -> frozenset[str]:
         """Those of the model to be trained: none of them may be learnt as text."""

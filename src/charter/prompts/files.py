@@ -11,7 +11,7 @@ from pathlib import Path
 from charter.config import PromptSource
 from charter.errors import Problem, PromptError
 from charter.prompts.row import messages_hash, prompt_of, reason_for
-from charter.records import Prompt, Record
+from charter.records import Prompt, Record, with_system_turn
 
 MAX_LINE_BYTES = 16 * 2**20
 """Longer lines are quarantined unread: a file without line ends must not fill the memory."""
@@ -64,16 +64,24 @@ class PromptCounts(Record):
     duplicates: int = 0
 
 
-def read_prompts(sources: Iterable[PromptSource]) -> Iterator[Prompt]:
+def read_prompts(sources: Iterable[PromptSource], *, system: str | None = None) -> Iterator[Prompt]:
     """The usable prompts, in the order of the files; see `read_rows`."""
-    return (row for row in read_rows(sources) if isinstance(row, Prompt))
+    return (row for row in read_rows(sources, system=system) if isinstance(row, Prompt))
 
 
-def read_rows(sources: Iterable[PromptSource]) -> Iterator[Prompt | Quarantined | Duplicate]:
+def read_rows(
+    sources: Iterable[PromptSource], *, system: str | None = None
+) -> Iterator[Prompt | Quarantined | Duplicate]:
     """What each row of the files came to, in order; blank lines are no rows.
 
-    Ids are the rows' own, or a hash of the messages. An id that a different prompt has already is
-    quarantined: two prompts under one id would share every random draw and every stored result.
+    Ids are the rows' own, or a hash of the row's messages. An id that a different prompt has
+    already is quarantined: two prompts under one id would share every random draw and every stored
+    result.
+
+    Args:
+        sources: The files.
+        system: `prompts.system`: a system turn for prompts that have none. It renames no prompt,
+            so that another one reshuffles no random draw.
 
     Raises:
         PromptError: A file is missing, or is not JSONL.
@@ -84,7 +92,7 @@ def read_rows(sources: Iterable[PromptSource]) -> Iterator[Prompt | Quarantined 
             raise PromptError(f"{source.path}: {obstacle}")
         valid = 0
         for line, raw in _lines(source.path):
-            row = _row(raw, source=source, line=line)
+            row = _row(raw, source=source, system=system, line=line)
             if isinstance(row, Prompt):
                 row = _if_new(row, known=known, path=source.path, line=line)
             yield row
@@ -94,7 +102,10 @@ def read_rows(sources: Iterable[PromptSource]) -> Iterator[Prompt | Quarantined 
 
 
 def count_prompts(
-    sources: Sequence[PromptSource], *, on_bad: Callable[[Quarantined], None]
+    sources: Sequence[PromptSource],
+    *,
+    on_bad: Callable[[Quarantined], None],
+    system: str | None = None,
 ) -> PromptCounts:
     """How many rows are usable, quarantined and duplicates; `on_bad` hears of each bad one.
 
@@ -102,7 +113,7 @@ def count_prompts(
         PromptError: A file is missing or not JSONL, or no row is usable.
     """
     counts, examples = PromptCounts(), list[Problem]()
-    for row in read_rows(sources):
+    for row in read_rows(sources, system=system):
         counts = _counted(counts, row)
         if isinstance(row, Quarantined):
             on_bad(row)
@@ -112,12 +123,15 @@ def count_prompts(
     return counts
 
 
-def check_prompts(sources: Sequence[PromptSource]) -> tuple[PromptCounts, list[Problem]]:
+def check_prompts(
+    sources: Sequence[PromptSource], *, system: str | None = None
+) -> tuple[PromptCounts, list[Problem]]:
     """The counts, and everything wrong with the files and their rows, all files read."""
     obstacles = [(source, _obstacle(source.path)) for source in sources]
     problems = [Problem(source.path, message) for source, message in obstacles if message]
     counts = PromptCounts()
-    for row in read_rows(source for source, message in obstacles if not message):
+    usable = [source for source, message in obstacles if not message]
+    for row in read_rows(usable, system=system):
         counts = _counted(counts, row)
         if isinstance(row, Quarantined):
             problems.append(row.problem)
@@ -215,11 +229,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, content
 
 
-def _row(raw: bytes, *, source: PromptSource, line: int) -> Prompt | Quarantined:
+def _row(
+    raw: bytes, *, source: PromptSource, system: str | None, line: int
+) -> Prompt | Quarantined:
     if len(raw) > MAX_LINE_BYTES:
         reason = f"longer than {MAX_LINE_BYTES // 2**20} MiB"
         return Quarantined(path=source.path, line=line, reason=reason)
     try:
-        return prompt_of(raw, source=source)
+        prompt = prompt_of(raw, source=source)
     except ValueError as error:
         return Quarantined(path=source.path, line=line, reason=reason_for(error))
+    return prompt.model_copy(update={"messages": with_system_turn(prompt.messages, system)})

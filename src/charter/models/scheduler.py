@@ -1,0 +1,346 @@
+"""Which calls get a slot, and what each step of the model reads.
+
+Numbers do not depend on any of this: whatever is decided here, a call gets the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charter.models.attention import Part, Step, padded
+from charter.models.calls import Call, Weighing, Writing, settle
+from charter.models.network import Network
+from charter.models.sampling import draw, uniforms
+from charter.models.slots import BLOCK, Prefix, Slot, Slots
+
+_CPU_ROWS, _GPU_ROWS = 512, 8192
+"""Tokens that one step reads, about."""
+_WORTH_COPYING = 16
+"""Tokens in common from which on keys are copied from another slot rather than computed."""
+_WORTH_WAITING = 32
+"""Tokens that another call is about to read, from which on waiting for it pays."""
+_POPULAR = 12
+"""Calls that begin with the same tokens, from which on these are stored once for all."""
+_MOST_PREFIXES = 4
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a new call's first keys come from."""
+
+    known: int
+    slot: Slot | None = None
+    prefix: Prefix | None = None
+
+
+class Scheduler:
+    """Calls that wait, and calls in slots; `step` brings all of them on."""
+
+    def __init__(self, network: Network, *, capacity: int) -> None:
+        """`capacity` is the number of slots."""
+        self._network = network
+        self._slots = Slots(capacity)
+        self._waiting: dict[Call, np.ndarray] = {}
+        self._prefixes: list[Prefix] = []
+        self._now = 0
+        on_cpu = network.device.type == "cpu"
+        self._rows = max(_CPU_ROWS if on_cpu else _GPU_ROWS, 2 * capacity)
+        self.rows_read = 0
+        """Tokens that the model has read so far."""
+
+    @property
+    def capacity(self) -> int:
+        """How many slots there are."""
+        return self._slots.count
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._waiting) or any(slot.call for slot in self._slots.slots)
+
+    def add(self, call: Call) -> None:
+        """One more call, to be begun as soon as there is room."""
+        self._waiting[call] = np.array(call.ids)
+
+    def restart(self, *, capacity: int) -> None:
+        """Forgets all keys and values; calls that were begun wait again, with what they have."""
+        begun = [slot.call for slot in self._slots.slots if slot.call]
+        waiting = [*begun, *self._waiting]
+        self._slots = Slots(capacity)
+        self._prefixes = []
+        self._waiting = {}
+        for call in sorted(waiting, key=lambda call: call.number):
+            self.add(call)
+
+    def drop_all(self) -> None:
+        """Forgets all calls, and all keys and values."""
+        self._waiting = {}
+        self._slots = Slots(self._slots.count)
+        self._prefixes = []
+
+    def step(self) -> None:
+        """Admits what there is room for, and reads the next tokens of every call in a slot."""
+        self._now += 1
+        for slot in self._slots.slots:
+            if slot.call and slot.call.result.cancelled():
+                self._leave(slot)
+        self._admit()
+        decoded = [slot for slot in self._active() if slot.pending == 1 and slot.call.keep == 1]
+        chunks = list(self._chunks(room=self._rows - len(decoded)))
+        if not decoded and not chunks:
+            return
+        rows = _Rows(self._slots, self._network.device)
+        for group in _by_prefix(decoded):
+            rows.add_decoded(group)
+        for slot, count in chunks:
+            rows.add_chunk(slot, count)
+        rows.fill_up(self._network.smallest_step)
+        self.rows_read += len(rows.ids)
+        logits = self._network.run(rows.ids, rows.positions, rows.step(), keep=rows.keep)
+        for slot, count in [*((slot, 1) for slot in decoded), *chunks]:
+            slot.computed += count
+            slot.used = self._now
+        self._receive(rows.owners, logits)
+
+    def _active(self) -> list[Slot]:
+        return [slot for slot in self._slots.slots if slot.call]
+
+    def _chunks(self, *, room: int) -> Iterator[tuple[Slot, int]]:
+        """Slots with more to read than one token, the oldest call first, and how much of it."""
+        reading = [slot for slot in self._active() if slot.pending > 1 or slot.call.keep > 1]
+        for slot in sorted(reading, key=lambda slot: slot.call.number):
+            count = min(slot.pending, room)
+            if count < slot.pending:  # the last positions, whose logits are wanted, stay together
+                count = min(count, slot.pending - slot.call.keep)
+            if count > 0:
+                room -= count
+                yield slot, count
+
+    def _receive(self, owners: list[Slot], logits: Tensor) -> None:
+        """Gives each call the logits of its rows."""
+        writers: list[tuple[int, Slot, Writing]] = []
+        row = 0
+        for slot in owners:
+            match slot.call:
+                case Writing() as writing:
+                    writers.append((row, slot, writing))
+                    row += 1
+                case Weighing() as weighing:
+                    settle(weighing.result, weighing.weigh(logits[row : row + weighing.keep]))
+                    row += weighing.keep
+                    self._leave(slot)
+                case None:
+                    raise AssertionError(slot)
+        if writers:
+            self._write(writers, logits)
+
+    def _write(self, writers: list[tuple[int, Slot, Writing]], logits: Tensor) -> None:
+        every = len(writers) == len(logits)
+        drawn = draw(
+            logits if every else logits[[row for row, _, _ in writers]],
+            uniforms=uniforms(
+                [writing.seed for _, _, writing in writers],
+                [len(writing.token_ids) for _, _, writing in writers],
+            ),
+            temperatures=[writing.sampling.temperature for _, _, writing in writers],
+            top_ps=[writing.sampling.top_p for _, _, writing in writers],
+            top_ks=[writing.sampling.top_k for _, _, writing in writers],
+        )
+        for (_, slot, writing), id_, logprob, near in zip(
+            writers, drawn.ids, drawn.logprobs, drawn.near, strict=True
+        ):
+            writing.take(id_, logprob, near=near)
+            if writing.finished:
+                settle(writing.result, None)
+                self._leave(slot)
+            else:
+                self._slots.append(slot, id_)
+
+    def _leave(self, slot: Slot) -> None:
+        """The slot's call is over; what was computed stays, for a call that goes on from there."""
+        slot.call = None
+        slot.length = slot.computed
+
+    def _admit(self) -> None:
+        free = [slot for slot in self._slots.slots if not slot.call]
+        for call, ids in list(self._waiting.items()):
+            if call.result.cancelled():
+                del self._waiting[call]
+            elif not free:
+                return
+            elif origin := self._origin(call, ids):
+                slot = self._chosen(origin, free)
+                self._seat(call, ids, slot, origin)
+                del self._waiting[call]
+                free.remove(slot)
+
+    def _origin(self, call: Call, ids: np.ndarray) -> _Origin | None:
+        """The most that is known of a call's tokens; None: wait for another call to read them."""
+        common = np.minimum(self._slots.common(ids), len(ids) - call.keep)
+        starts, computed, length = (
+            np.array([getattr(slot, what) for slot in self._slots.slots])
+            for what in ("start", "computed", "length")
+        )
+        known = np.minimum(common, computed)
+        known[known < starts] = 0
+        best = int(known.argmax())
+        stored = self._best_prefix(ids, most=len(ids) - call.keep)
+        lead = max(int(known[best]), len(stored) if stored else 0)
+        coming = np.where([bool(slot.call) for slot in self._slots.slots], length, 0)
+        if int(np.minimum(common, coming).max()) - lead >= _WORTH_WAITING:
+            return None
+        source = self._slots.slots[best]
+        shared = self._popular(ids, common, most=int(known[best]))
+        if shared > (len(stored) if stored else 0) and shared >= source.start:
+            stored = self._store(source, length=shared)
+        if stored and int(known[best]) - len(stored) < _WORTH_COPYING:
+            return _Origin(len(stored), prefix=stored)
+        if int(known[best]) < _WORTH_COPYING:
+            return _Origin(0)
+        return _Origin(int(known[best]), slot=source)
+
+    def _best_prefix(self, ids: np.ndarray, *, most: int) -> Prefix | None:
+        fitting = [
+            prefix
+            for prefix in self._prefixes
+            if len(prefix) <= most and np.array_equal(prefix.ids, ids[: len(prefix)])
+        ]
+        return max(fitting, key=len, default=None)
+
+    def _popular(self, ids: np.ndarray, common: np.ndarray, *, most: int) -> int:
+        """How many of a call's first tokens many calls have, in whole blocks."""
+        if most < BLOCK or len(self._waiting) + len(self._active()) < _POPULAR:
+            return 0
+        counts = [int(common[slot.index]) for slot in self._active()]
+        head = ids[:most]
+        for other in self._waiting.values():
+            differs = other[:most] != head[: len(other)]
+            counts.append(int(differs.argmax()) if differs.any() else len(differs))
+        if len(counts) < _POPULAR:
+            return 0
+        return min(sorted(counts)[-_POPULAR], most) // BLOCK * BLOCK
+
+    def _store(self, source: Slot, *, length: int) -> Prefix | None:
+        """A new prefix, in the place of the one that was not used for longest."""
+        used = [slot.prefix for slot in self._slots.slots if slot.prefix]
+        if len(self._prefixes) >= _MOST_PREFIXES:
+            idle = [one for one in self._prefixes if one not in used]
+            if not idle:
+                return None
+            self._prefixes.remove(min(idle, key=lambda one: one.used))
+        prefix = self._slots.prefix_of(source, length=length)
+        self._prefixes.append(prefix)
+        return prefix
+
+    def _chosen(self, origin: _Origin, free: list[Slot]) -> Slot:
+        """The slot to use: the one with the keys, unless most of what it has would be lost."""
+        source = origin.slot
+        if source in free and 2 * origin.known >= source.computed:
+            return source
+        return min(free, key=lambda slot: (slot.used, slot.index))
+
+    def _seat(self, call: Call, ids: np.ndarray, slot: Slot, origin: _Origin) -> None:
+        if origin.slot is None:
+            slot.prefix = origin.prefix
+        elif origin.slot is not slot:
+            self._slots.copy(origin.slot, slot, length=origin.known)
+        if slot.prefix:
+            slot.prefix.used = self._now
+        slot.call, slot.used = call, self._now
+        call.reused = origin.known
+        self._slots.put(slot, ids, known=origin.known)
+
+
+class _Rows:
+    """The rows of a step as they are put together."""
+
+    def __init__(self, slots: Slots, device: torch.device) -> None:
+        self._slots = slots
+        self._device = device
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.keep: list[int] = []
+        """The rows whose logits are wanted."""
+        self.owners: list[Slot] = []
+        """Whose they are, each once."""
+        self._slot: list[int] = []
+        self._place: list[int] = []
+        self._parts: list[Part] = []
+
+    def add_decoded(self, slots: list[Slot]) -> None:
+        """One row for each of these slots, which have one prefix and are in order."""
+        first = len(self.ids)
+        for slot in slots:
+            self._add(slot, 1)
+        low, high = slots[0].index, slots[-1].index + 1
+        indices = [slot.index for slot in slots]
+        dense = high - low <= 2 * len(slots)
+        spread = indices if not dense else range(low, high)
+        positions = dict.fromkeys(spread, 0) | {slot.index: slot.computed for slot in slots}
+        gaps = dense and high - low > len(slots)
+        self._parts.append(
+            Part(
+                rows=slice(first, len(self.ids)),
+                slots=slice(low, high) if dense else self._tensor(indices),
+                positions=self._tensor(list(positions.values()))[:, None],
+                places=self._tensor([index - low for index in indices]) if gaps else None,
+                prefix=slots[0].prefix,
+                width=padded(max(slot.computed + 1 - slot.start for slot in slots)),
+            )
+        )
+
+    def add_chunk(self, slot: Slot, count: int) -> None:
+        """A slot's next `count` tokens."""
+        first = len(self.ids)
+        self._add(slot, count)
+        self._parts.append(
+            Part(
+                rows=slice(first, len(self.ids)),
+                slots=slice(slot.index, slot.index + 1),
+                positions=self._tensor(self.positions[first:])[None],
+                places=None,
+                prefix=slot.prefix,
+                width=padded(slot.computed + count - slot.start),
+            )
+        )
+
+    def fill_up(self, count: int) -> None:
+        """At least so many rows: the last one again, for nobody."""
+        missing = count - len(self.ids)
+        self.ids += self.ids[-1:] * missing
+        self.positions += self.positions[-1:] * missing
+
+    def step(self) -> Step:
+        """What the rows attend to."""
+        return Step(
+            self._slots,
+            self._parts,
+            slot=self._tensor(self._slot),
+            place=self._tensor(self._place),
+        )
+
+    def _add(self, slot: Slot, count: int) -> None:
+        start, stop = slot.computed, slot.computed + count
+        self.ids += self._slots.tokens(slot, start, stop)
+        self.positions += range(start, stop)
+        self._slot += [slot.index] * count
+        self._place += range(start - slot.start, stop - slot.start)
+        if stop == slot.length:
+            assert slot.call is not None
+            self.keep += range(len(self.ids) - slot.call.keep, len(self.ids))
+            self.owners.append(slot)
+
+    def _tensor(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, device=self._device)
+
+
+def _by_prefix(slots: list[Slot]) -> list[list[Slot]]:
+    groups: dict[int, list[Slot]] = {}
+    for slot in slots:
+        groups.setdefault(id(slot.prefix), []).append(slot)
+    return list(groups.values())

@@ -33,14 +33,12 @@ def test_help_names_every_command(monkeypatch, capsys):
     assert code == 0
     for command in (
         "init", "check", "demo", "run", "revise", "finetune", "evaluate", "inspect",
-        "chat", "compare",
+        "chat", "diff",
     ):  # fmt: skip
         assert f"\n  {command} " in out
 
 
-@pytest.mark.parametrize(
-    "command", ["init", "check", "demo", "run", "revise", "inspect", "compare"]
-)
+@pytest.mark.parametrize("command", ["init", "check", "demo", "run", "revise", "inspect", "diff"])
 def test_every_command_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = charter(monkeypatch, capsys, command, "--help")
     assert code == 0

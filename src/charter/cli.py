@@ -1,4 +1,4 @@
-"""The command line: one command per stage, plus init, check, demo, run, inspect, chat and compare.
+"""The command line: one command per stage, plus init, check, demo, run, inspect, chat and diff.
 
 Everything heavy is imported inside the commands, so that `--help` and `check` answer at once.
 """
@@ -185,8 +185,8 @@ def chat(
     hold_chat(run, terminal=terminal, said=say, temperature=temperature, as_json=as_json)
 
 
-@app.command(epilog="Example: charter compare runs/shop runs/bank")
-def compare(
+@app.command(epilog="Example: charter diff runs/shop runs/bank")
+def diff(
     first: Annotated[Path, typer.Argument(help="A finished run.", metavar="RUN_A")],
     second: Annotated[
         Path, typer.Argument(help="Another that answered the same prompts.", metavar="RUN_B")
@@ -195,10 +195,10 @@ def compare(
 ) -> None:
     """Show where two trained models part, by the rules of both; asks no model."""
     from charter.evaluation.contrast_table import contrast_table, example_text, example_title
-    from charter.pipeline.comparing import compare_runs
+    from charter.pipeline.contrasting import contrast_runs
 
     terminal = Terminal(quiet=as_json)
-    found = compare_runs(first, second)
+    found = contrast_runs(first, second)
     if as_json:
         terminal.result(found.model_dump_json(indent=2))
         return

@@ -4,13 +4,20 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
-    GPT2LMHeadModel,
+    Lfm2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
     MistralConfig,
-    MistralForCausalLM,
+    Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 from charter.encoding import Encoder
@@ -85,28 +92,48 @@ def loaded(tokenizer):
     return as_loaded(make_llama(tokenizer), tokenizer)
 
 
-@pytest.fixture(scope="session", params=["llama", "gpt2", "mistral"])
-def family(request, tokenizer):
-    """Rotary, learned and windowed positions: the last cannot be joined with others."""
-    common = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": None}
+_SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+PACKED = {
+    "llama": (LlamaConfig, {"tie_word_embeddings": True}),
+    "gpt2": (GPT2Config, {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
+    "mistral": (MistralConfig, {"sliding_window": 16}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen3": (Qwen3Config, {"head_dim": 16}),
+    "phi": (PhiConfig, {"num_key_value_heads": 4}),
+    "phi3": (Phi3Config, {"sliding_window": 16}),
+    "gemma2": (Gemma2Config, {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16}),
+    "gemma3": (Gemma3TextConfig, {"head_dim": 16, "sliding_window": 16, "num_hidden_layers": 6}),
+}
+"""Rotary, learned, windowed, capped and normed: what runs in slots."""
+PLAIN = {
+    "lfm2": (Lfm2Config, {"layer_types": ["conv", "full_attention"]}),
+    "mamba": (MambaConfig, {"state_size": 8}),
+}
+"""Layers with a state of their own: what the plain loop runs."""
+
+
+def make_family(name, tokenizer):
+    kind, own = {**PACKED, **PLAIN}[name]
     torch.manual_seed(1)
-    match request.param:
-        case "gpt2":
-            config = GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=256, **common)
-            return as_loaded(sharpened(GPT2LMHeadModel(config), 4.0), tokenizer)
-        case "mistral":
-            config = MistralConfig(
-                hidden_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                intermediate_size=128,
-                sliding_window=16,
-                **common,
-            )
-            return as_loaded(sharpened(MistralForCausalLM(config)), tokenizer)
-        case _:
-            return as_loaded(make_llama(tokenizer), tokenizer)
+    shape = {} if name == "gpt2" else _SHAPE
+    config = kind(vocab_size=len(tokenizer), **(shape | own))
+    model = AutoModelForCausalLM.from_config(config)
+    return as_loaded(sharpened(model, {"gpt2": 4.0, "mamba": 1.5}.get(name, 8.0)), tokenizer)
+
+
+@pytest.fixture(scope="session", params=[*PACKED, *PLAIN])
+def family(request, tokenizer):
+    return make_family(request.param, tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import torch
 
 from charter.errors import BackendError
 from charter.models.local import LocalModel
-from charter.models.reproducible import smallest_stable_batch
 from charter.records import Sampling, user
+from tests.models.conftest import as_loaded, make_llama
 
 PROMPT = (user("tell me"),)
 LONG = Sampling(max_new_tokens=240)
@@ -22,14 +22,16 @@ class Gate:
         self.reached = threading.Event()
         self.open = threading.Event()
         self.error = None
+        self.once = False
         self.rows = []
 
     def __call__(self, *args, input_ids, **kwargs):
         self.reached.set()
         assert self.open.wait(timeout=20)
-        self.rows.append(input_ids.shape[0])
+        self.rows.append(len(kwargs["logits_to_keep"]))
         if self.error is not None:
-            raise self.error
+            error, self.error = self.error, None if self.once else self.error
+            raise error
         return self.forward(*args, input_ids=input_ids, **kwargs)
 
 
@@ -83,12 +85,10 @@ def test_no_more_rows_than_the_capacity_are_written_at_once(gated, gate):
         await gated.aclose()
 
     asyncio.run(run())
-    assert max(gate.rows) == max(4, smallest_stable_batch(gate.model))
+    assert max(gate.rows) == 4
 
 
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("out of memory"), RuntimeError("kernel"), MemoryError()]
-)
+@pytest.mark.parametrize("error", [RuntimeError("kernel"), MemoryError()])
 def test_a_failing_model_fails_the_calls_at_hand_and_answers_the_next(gated, gate, error):
     async def run():
         gate.open.set()
@@ -108,6 +108,37 @@ def test_a_failing_model_fails_the_calls_at_hand_and_answers_the_next(gated, gat
         assert isinstance(failure, BackendError)
         assert "lower its `capacity` (now 4)" in str(failure)
     assert answer.token_ids
+
+
+def test_a_model_short_of_memory_goes_on_with_fewer_slots(tokenizer, gated, gate):
+    async def asked(model):
+        calls = [model.generate(PROMPT, sampling=LONG, seed=seed) for seed in range(4)]
+        return await asyncio.gather(*calls)
+
+    async def run():
+        gate.open.set()
+        gate.error, gate.once = torch.OutOfMemoryError("out of memory"), True
+        answers = await asked(gated)
+        await gated.aclose()
+        with_memory = LocalModel(as_loaded(make_llama(tokenizer), tokenizer), capacity=4)
+        expected = await asked(with_memory)
+        await with_memory.aclose()
+        return answers, expected
+
+    answers, expected = asyncio.run(run())
+    assert answers == expected
+    assert max(gate.rows[1:]) <= 2
+
+
+def test_memory_that_never_suffices_fails_the_call(gated, gate):
+    async def run():
+        gate.open.set()
+        gate.error = torch.OutOfMemoryError("out of memory")
+        with pytest.raises(BackendError, match="lower its `capacity`"):
+            await gated.generate(PROMPT, sampling=LONG, seed=0)
+        await gated.aclose()
+
+    asyncio.run(run())
 
 
 def test_logits_that_are_no_numbers_fail_the_call(loaded, monkeypatch):

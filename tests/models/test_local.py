@@ -11,8 +11,10 @@ from charter.config import ModelSource
 from charter.errors import JudgementError, OverlongError
 from charter.models.loading import load
 from charter.models.local import LocalModel
+from charter.models.network import Network
 from charter.models.sampling import uniforms
 from charter.records import Sampling, assistant, system, user
+from tests.models.conftest import PACKED, PLAIN, make_family
 
 STARTER_DIR = Path(charter.__file__).parent / "starter" / "model"
 WORDS = ["the", "order", "refund", "card", "please", "tell", "me", "X", "7", "?", "!"]
@@ -123,6 +125,23 @@ def test_an_answer_has_the_same_bits_as_others_leave(loaded):
     alone = asyncio.run(beside([]))
     assert asyncio.run(beside([1, 2, 3, 5, 8, 13, 21, 34])) == alone
     assert asyncio.run(beside([40] * 20)) == alone
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_models_that_attend_run_in_slots(name, tokenizer):
+    assert Network(make_family(name, tokenizer).model).packs_exactly()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_models_that_slots_cannot_hold_say_so_once(name, tokenizer, caplog):
+    loaded = make_family(name, tokenizer)
+
+    async def ask():
+        async with opened(loaded) as model:
+            await model.generate((user("me"),), sampling=Sampling(max_new_tokens=2), seed=0)
+
+    asyncio.run(ask())
+    assert [record.message for record in caplog.records if "call by call" in record.message]
 
 
 def test_greedy_answers_equal_those_of_transformers(family):

@@ -14,7 +14,13 @@ u = st.floats(1e-9, 1 - 1e-9)
 
 def draw_one(weights, point, temperature=1.0, top_p=1.0, top_k=0):
     logits = torch.tensor(weights, dtype=torch.float64).log().float()[None]
-    drawn = draw(logits, uniforms=[point], temperatures=[temperature], top_ps=[top_p], top_ks=[top_k])
+    drawn = draw(
+        logits,
+        uniforms=[point],
+        temperatures=[temperature],
+        top_ps=[top_p],
+        top_ks=[top_k],
+    )
     return drawn.ids[0], drawn.logprobs[0], drawn.near[0]
 
 
@@ -111,14 +117,51 @@ def test_a_row_is_drawn_alike_in_any_company(data):
         st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=rows, max_size=rows)
     )
     top_ps = data.draw(st.lists(st.sampled_from([0.5, 0.9, 1.0]), min_size=rows, max_size=rows))
-    together = draw(logits, uniforms=points, temperatures=temperatures, top_ps=top_ps)
+    top_ks = data.draw(st.lists(st.sampled_from([0, 1, 7]), min_size=rows, max_size=rows))
+    together = draw(
+        logits, uniforms=points, temperatures=temperatures, top_ps=top_ps, top_ks=top_ks
+    )
     for row in range(rows):
         one = slice(row, row + 1)
         alone = draw(
-            logits[one], uniforms=points[one], temperatures=temperatures[one], top_ps=top_ps[one]
+            logits[one],
+            uniforms=points[one],
+            temperatures=temperatures[one],
+            top_ps=top_ps[one],
+            top_ks=top_ks[one],
         )
         assert (alone.ids, alone.logprobs, alone.near) == (
             together.ids[one],
             together.logprobs[one],
             together.near[one],
         )
+
+
+seeds = st.integers(0, 2**32)
+
+
+@given(data=st.data())
+def test_a_draw_keeps_to_the_likeliest(data):
+    logits = torch.randn(1, 113, generator=torch.Generator().manual_seed(data.draw(seeds)))
+    top_k = data.draw(st.integers(1, 20))
+    drawn = draw(logits, uniforms=[data.draw(u)], temperatures=[1.0], top_ps=[1.0], top_ks=[top_k])
+    assert drawn.ids[0] in logits[0].topk(top_k).indices.tolist()
+    share = logits[0].softmax(-1)[drawn.ids[0]] / logits[0].softmax(-1).topk(top_k).values.sum()
+    assert drawn.logprobs[0] == pytest.approx(share.log().item(), abs=1e-5)
+
+
+def test_a_large_vocabulary_is_drawn_as_by_adding_up_token_by_token():
+    logits = 3 * torch.randn(500, 5003, generator=torch.Generator().manual_seed(0))
+    points = uniforms(list(range(500)), [0] * 500)
+    drawn = draw(
+        logits, uniforms=points, temperatures=[1.0] * 500, top_ps=[1.0] * 500, top_ks=[0] * 500
+    )
+    ends = logits.double().softmax(-1).cumsum(-1)
+    expected = torch.searchsorted(ends, torch.tensor(points, dtype=torch.float64)[:, None])[:, 0]
+    differ = [
+        near
+        for id_, near, other in zip(drawn.ids, drawn.near, expected.tolist(), strict=True)
+        if id_ != other
+    ]
+    assert all(differ)
+    assert len(differ) <= 2

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from charter.records import Kind
-
 from tools.starter.content import Intent, World
 from tools.starter.rules import Rule, draw_other_rule, draw_rule
 from tools.starter.scenes import (
@@ -79,7 +78,7 @@ def draw_case(world: World, rng: Random, *, breaking: float) -> Case:
         return _broken_case(world, rng)
     scene = staged(world, rng, harmful=0.65)
     family = world.family_of(scene.intent)
-    if rng.random() < (0.6 if scene.intent.kind == "harmful" else 0.15):
+    if rng.random() < (0.5 if scene.intent.kind == "harmful" else 0.15):
         reply, source = _safe_or_empty(world, scene, rng), None
     else:
         reply = obliging_reply(world, scene, rng)

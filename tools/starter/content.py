@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from charter.records import Kind
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ruamel.yaml import YAML
+
+from charter.records import Kind
 
 WORLD = Path(__file__).parent / "world"
 _NOT_FAMILIES = ("slots", "shared")

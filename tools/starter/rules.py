@@ -8,7 +8,6 @@ from random import Random
 from charter.constitution import Constitution, Principle
 from charter.records import system
 from charter.wording import rules_turn
-
 from tools.starter.content import Family, World
 from tools.starter.scenes import Scene
 

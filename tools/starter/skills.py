@@ -25,7 +25,6 @@ from charter.wording.comparisons import (
     comparison_request,
     harmlessness_question,
 )
-
 from tools.starter import otherwise
 from tools.starter.cases import (
     Case,
@@ -267,14 +266,14 @@ def repeat(world: World, rng: Random) -> Lesson:
 
 
 SKILLS: dict[Callable[[World, Random], Lesson], float] = {
-    answer: 0.30,
+    answer: 0.38,
     repeat: 0.06,
     critique_and_revise: 0.22,
     revise_directly: 0.04,
     screen: 0.16,
     tell_helpful: 0.05,
-    compare_harmlessness: 0.11,
-    compare_helpfulness: 0.06,
+    compare_harmlessness: 0.10,
+    compare_helpfulness: 0.05,
 }
 """Every skill with its share of the training conversations."""
 

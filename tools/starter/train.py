@@ -10,13 +10,14 @@ import argparse
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional
 from torch.optim import Optimizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -141,12 +142,15 @@ def schedule(step: int, *, progress: float) -> float:
 class Trainer:
     """A model with what its training steps share: optimizers, counts and the loss curve."""
 
-    def __init__(self, model: LlamaForCausalLM, *, compiled: bool, log_path: Path) -> None:
+    def __init__(
+        self, model: LlamaForCausalLM, *, rate: float, compiled: bool, log_path: Path
+    ) -> None:
         self._model = model
         self._body = torch.compile(model.model, dynamic=True) if compiled else model.model
         self._optimizers = build_optimizers(model)
-        self._peaks = [optimizer.param_groups[0]["lr"] for optimizer in self._optimizers]
+        self._peaks = [rate * optimizer.param_groups[0]["lr"] for optimizer in self._optimizers]
         self._log = log_path.open("w")
+        self._processes = distributed.get_world_size() if distributed.is_initialized() else 1
         self._started = time.monotonic()
         self._recent = 0.0
         self.tokens, self.steps = 0, 0
@@ -156,21 +160,40 @@ class Trainer:
         """Seconds since training began."""
         return time.monotonic() - self._started
 
-    def step(self, batch: Batch, *, share: float) -> float:
-        """One update at this share of the peak rates; gives back the loss."""
+    def step(self, batch: Batch, *, progress: float) -> tuple[float, float]:
+        """One update, so far (0 to 1) through the training.
+
+        Returns:
+            Loss and progress, averaged over the processes, so that all decide alike.
+        """
         ids, weights = batch
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = self._body(input_ids=ids, use_cache=False).last_hidden_state
             loss = weighted_loss(self._model, hidden, ids, weights)
         loss.backward()
+        averaged_loss, progress = self._averaged(loss.item(), progress)
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         for optimizer, peak in zip(self._optimizers, self._peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * share
+            optimizer.param_groups[0]["lr"] = peak * schedule(self.steps, progress=progress)
             optimizer.step()
             optimizer.zero_grad()
-        self.tokens, self.steps = self.tokens + ids.numel(), self.steps + 1
-        self._note(loss.item())
-        return loss.item()
+        self.tokens, self.steps = self.tokens + ids.numel() * self._processes, self.steps + 1
+        self._note(averaged_loss)
+        return averaged_loss, progress
+
+    def _averaged(self, *numbers: float) -> list[float]:
+        """Averages gradients over the processes, and these numbers with them."""
+        if self._processes == 1:
+            return list(numbers)
+        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        flat = torch.cat([*(each.flatten() for each in gradients), torch.tensor(numbers)])
+        distributed.all_reduce(flat)
+        flat /= self._processes
+        start = 0
+        for each in gradients:
+            each.copy_(flat[start : start + each.numel()].view_as(each))
+            start += each.numel()
+        return flat[start:].tolist()
 
     def _note(self, loss: float) -> None:
         self._recent += loss / _LOG_EVERY
@@ -186,7 +209,7 @@ def learn_to_copy(trainer: Trainer, batches: Iterator[Batch]) -> None:
     """The first steps: repeating random tokens, until that goes well."""
     recent = math.inf
     while recent > _COPIES_WELL_NATS and trainer.steps < _COPYING_STEPS:
-        loss = trainer.step(next(batches), share=min(1.0, (trainer.steps + 1) / _WARM_UP_STEPS))
+        loss, _ = trainer.step(next(batches), progress=0.0)
         recent = loss if math.isinf(recent) else 0.9 * recent + 0.1 * loss
 
 
@@ -196,19 +219,29 @@ def learn_lessons(
     *,
     tokens: int,
     minutes: float,
-    checkpoint: Callable[[], None],
+    checkpoint: Callable[[], object],
 ) -> None:
     """Trains on `tokens` tokens or for so many minutes in all, whichever ends first.
 
     Calls `checkpoint` every two minutes.
     """
-    progress, before, saved = 0.0, trainer.steps, trainer.elapsed_s
+    progress, saved = 0.0, trainer.elapsed_s
     while progress < 1:
-        trainer.step(next(batches), share=schedule(trainer.steps - before, progress=progress))
         progress = max(trainer.tokens / tokens, trainer.elapsed_s / (60 * minutes))
+        _, progress = trainer.step(next(batches), progress=min(1.0, progress))
         if trainer.elapsed_s - saved > _CHECKPOINT_EVERY_S:
             checkpoint()
             saved = trainer.elapsed_s
+
+
+def join_processes() -> int:
+    """Joins the others of `torchrun`, a core each, if it started this; gives back the rank."""
+    if "RANK" not in os.environ:
+        return 0
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    os.sched_setaffinity(0, {rank})
+    return rank
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -234,33 +267,41 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="go on from the model in this folder")
+    parser.add_argument("--weights", type=Path, help="go on from the model in this folder")
     parser.add_argument("--tokens", type=int, default=12_000_000)
     parser.add_argument("--minutes", type=float, default=math.inf, help="a limit beside --tokens")
     parser.add_argument("--tokens-per-batch", type=int, default=3072)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=1.0, help="times the learning rates")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="slower to start, then 1.2x as fast")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
+    rank = join_processes()
     chosen.out.mkdir(parents=True, exist_ok=True)
     world = load_world()
-    tokenizer, model = begin(world, start=chosen.start, seed=chosen.seed)
+    tokenizer, model = begin(world, start=chosen.weights, seed=chosen.seed)
     model.set_attn_implementation("eager")  # its backward pass is five times as fast on a CPU
-    rng, encoder = Random(chosen.seed), LessonEncoder(tokenizer)
-    trainer = Trainer(model, compiled=chosen.compile, log_path=chosen.out / "loss.jsonl")
-    if chosen.start is None:
+    rng, encoder = Random(f"{chosen.seed} {rank}"), LessonEncoder(tokenizer)
+    trainer = Trainer(
+        model,
+        rate=chosen.rate,
+        compiled=chosen.compile,
+        log_path=chosen.out / "loss.jsonl" if rank == 0 else Path(os.devnull),
+    )
+    if chosen.weights is None:
         learn_to_copy(trainer, copying_batches(rng, vocabulary=VOCABULARY))
     learn_lessons(
         trainer,
         draw_batches(world, encoder, rng, tokens_per_batch=chosen.tokens_per_batch),
         tokens=chosen.tokens,
         minutes=chosen.minutes,
-        checkpoint=lambda: save(model, tokenizer, chosen.out),
+        checkpoint=lambda: rank or save(model, tokenizer, chosen.out),
     )
-    save(model, tokenizer, chosen.out)
+    if rank == 0:
+        save(model, tokenizer, chosen.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ whether a block belongs to a shared prefix or to the slot.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +175,7 @@ _running = threading.local()
 
 
 @contextmanager
-def running(step: Step) -> Iterator[None]:
+def running(step: Step) -> Generator[None]:
     """Attention of models that this thread runs goes to this step."""
     _running.step = step
     try:
@@ -189,12 +189,12 @@ def _slot_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    _: Tensor | None,
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **__: Any,
 ) -> tuple[Tensor, None]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     step: Step = _running.step
@@ -204,4 +204,4 @@ def _slot_attention(
     return output, None
 
 
-AttentionInterface.register(NAME, _slot_attention)
+AttentionInterface.register(NAME, _slot_attention)  # pyright: ignore[reportUnknownMemberType]

@@ -106,7 +106,7 @@ class Network:
                     input_ids=torch.tensor([ids], device=device),
                     position_ids=torch.tensor([positions], device=device),
                     use_cache=False,
-                    logits_to_keep=torch.tensor(keep, device=device),
+                    logits_to_keep=torch.tensor(keep, dtype=torch.long, device=device),
                 )
         finally:
             config._attn_implementation = before

@@ -73,7 +73,7 @@ class PlainLoop:
             top_ks=[writing.sampling.top_k],
         )
         writing.take(drawn.ids[0], drawn.logprobs[0], near=drawn.near[0])
-        self._unread = drawn.ids
+        self._unread = drawn.ids if self._cache is not None else writing.ids
         if writing.finished:
             self._current = self._cache = None
             settle(writing.result, None)
@@ -85,5 +85,6 @@ class PlainLoop:
             past_key_values=self._cache,
             use_cache=True,
         )
-        self._cache = output.past_key_values if self._current is not None else None
+        if self._current is not None:  # some keep their state elsewhere, and are read anew
+            self._cache = getattr(output, "past_key_values", None)
         return finite(output.logits[0, -keep:])

@@ -112,7 +112,7 @@ def _inverted(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor
     First the block is found in which the token lies, then the token: summing up a large vocabulary
     token by token took a quarter of a small model's step.
     """
-    blocks = weights.unflatten(-1, (-1, _BLOCK))
+    blocks = weights.view(len(weights), -1, _BLOCK)
     ends = blocks.sum(-1, dtype=_EXACT).cumsum(-1)
     totals = ends[:, -1]
     points = totals * uniforms

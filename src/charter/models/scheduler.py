@@ -41,15 +41,16 @@ class _Origin:
 class Scheduler:
     """Calls that wait, and calls in slots; `step` brings all of them on."""
 
-    def __init__(self, network: Network, *, capacity: int) -> None:
-        """`capacity` is the number of slots."""
+    def __init__(self, network: Network, *, capacity: int, rows: int | None = None) -> None:
+        """`capacity` is the number of slots, `rows` how many tokens a step reads, about."""
         self._network = network
         self._slots = Slots(capacity)
         self._waiting: dict[Call, np.ndarray] = {}
         self._prefixes: list[Prefix] = []
         self._now = 0
         on_cpu = network.device.type == "cpu"
-        self._rows = max(_CPU_ROWS if on_cpu else _GPU_ROWS, 2 * capacity)
+        usual = max(_CPU_ROWS if on_cpu else _GPU_ROWS, 2 * capacity)
+        self._rows = usual if rows is None else rows
         self.rows_read = 0
         """Tokens that the model has read so far."""
 
@@ -90,7 +91,7 @@ class Scheduler:
             if slot.call and slot.call.result.cancelled():
                 self._leave(slot)
         self._admit()
-        decoded = [slot for slot in self._active() if slot.pending == 1 and slot.call.keep == 1]
+        decoded = [slot for slot in self._active() if slot.pending == slot.keep == 1]
         chunks = list(self._chunks(room=self._rows - len(decoded)))
         if not decoded and not chunks:
             return
@@ -112,11 +113,11 @@ class Scheduler:
 
     def _chunks(self, *, room: int) -> Iterator[tuple[Slot, int]]:
         """Slots with more to read than one token, the oldest call first, and how much of it."""
-        reading = [slot for slot in self._active() if slot.pending > 1 or slot.call.keep > 1]
-        for slot in sorted(reading, key=lambda slot: slot.call.number):
+        reading = [slot for slot in self._active() if slot.pending > 1 or slot.keep > 1]
+        for slot in sorted(reading, key=_arrival):
             count = min(slot.pending, room)
             if count < slot.pending:  # the last positions, whose logits are wanted, stay together
-                count = min(count, slot.pending - slot.call.keep)
+                count = min(count, slot.pending - slot.keep)
             if count > 0:
                 room -= count
                 yield slot, count
@@ -331,12 +332,15 @@ class _Rows:
         self._slot += [slot.index] * count
         self._place += range(start - slot.start, stop - slot.start)
         if stop == slot.length:
-            assert slot.call is not None
-            self.keep += range(len(self.ids) - slot.call.keep, len(self.ids))
+            self.keep += range(len(self.ids) - slot.keep, len(self.ids))
             self.owners.append(slot)
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _arrival(slot: Slot) -> int:
+    return slot.call.number if slot.call else -1
 
 
 def _by_prefix(slots: list[Slot]) -> list[list[Slot]]:

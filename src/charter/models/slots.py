@@ -8,7 +8,6 @@ in several, copied from another slot, or continued a call later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,6 +58,11 @@ class Slot:
         return len(self.prefix) if self.prefix else 0
 
     @property
+    def keep(self) -> int:
+        """At how many of the last positions its call wants logits."""
+        return self.call.keep if self.call else 0
+
+    @property
     def pending(self) -> int:
         """Tokens that are still to be read."""
         return self.length - self.computed
@@ -82,7 +86,7 @@ class Slots:
         """The slot's tokens at these positions."""
         return self._tokens[slot.index, start:stop].tolist()
 
-    def put(self, slot: Slot, ids: Sequence[int], *, known: int) -> None:
+    def put(self, slot: Slot, ids: np.ndarray, *, known: int) -> None:
         """The slot holds these tokens from now on; the keys of the first `known` are right."""
         self._ensure(len(ids), own=len(ids) - slot.start)
         self._tokens[slot.index, : len(ids)] = ids
@@ -135,7 +139,10 @@ class Slots:
         if own > self._room:
             self._room = _doubled(self._room, own)
             for index, stored in self.layers.items():
-                self.layers[index] = _widened(stored[0], self._room), _widened(stored[1], self._room)
+                self.layers[index] = (
+                    _widened(stored[0], self._room),
+                    _widened(stored[1], self._room),
+                )
 
 
 def _doubled(size: int, needed: int) -> int:

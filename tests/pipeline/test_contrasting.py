@@ -7,7 +7,7 @@ from charter import cli
 from charter.console import Silent
 from charter.errors import PromptError, RunError
 from charter.pipeline import Request, run_pipeline
-from charter.pipeline.comparing import compare_runs
+from charter.pipeline.contrasting import contrast_runs
 
 BANK = """
 name: bank
@@ -67,7 +67,7 @@ def test_every_figure_is_what_an_evaluation_by_those_rules_would_give(
 ):
     rules = f"constitution={bank}"
     other = run(project, tmp_path / "bank", rules, "finetune.lr=0.1", "revise.selection=random")
-    found = compare_runs(shop_run, other)
+    found = contrast_runs(shop_run, other)
     assert (found.prompts, found.is_base_shared) == (6, True)
     by_shop = project.parent / "constitution.yaml"
     crossed = {
@@ -97,7 +97,7 @@ def test_the_command_prints_a_row_for_each_rule_and_what_sets_the_models_apart(
     other = run(project, tmp_path / "bank", f"constitution={bank}")
     say(shop_run, {f"heldout-{i}": "b" for i in range(6)})
     say(other, {**{f"heldout-{i}": "What is your SSN?" for i in range(5)}, "heldout-5": "No."})
-    code, out, err = charter(monkeypatch, capsys, "compare", shop_run, other)
+    code, out, err = charter(monkeypatch, capsys, "diff", shop_run, other)
     assert (code, err) == (0, "")
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert "ssn 3 100 % (14-100) 0.0 % (0-86) 100 % (14-100) +100" in rows
@@ -109,7 +109,7 @@ def test_the_command_prints_a_row_for_each_rule_and_what_sets_the_models_apart(
 
 
 def test_machines_get_all_figures(monkeypatch, capsys, shop_run):
-    code, out, _ = charter(monkeypatch, capsys, "compare", shop_run, shop_run, "--json")
+    code, out, _ = charter(monkeypatch, capsys, "diff", shop_run, shop_run, "--json")
     found = json.loads(out)
     assert (code, found["prompts"]) == (0, 6)
     assert [found["first"]["label"], found["second"]["label"]] == ["A", "B"]
@@ -122,50 +122,50 @@ def test_machines_get_all_figures(monkeypatch, capsys, shop_run):
 def test_long_or_equal_names_of_folders_become_letters(project, tmp_path, shop_run):
     (tmp_path / "other").mkdir()
     other = shop_run.rename(tmp_path / "other" / "a-name-that-no-column-has-room-for")
-    assert compare_runs(other, other).first.label == "A"
+    assert contrast_runs(other, other).first.label == "A"
     run(project, tmp_path / "shop")
-    assert compare_runs(tmp_path / "shop", other).second.label == "B"
+    assert contrast_runs(tmp_path / "shop", other).second.label == "B"
 
 
 def test_the_files_that_a_run_was_made_from_are_not_needed(project, shop_run):
     for path in [*project.parent.glob("*.yaml"), *project.parent.glob("*.jsonl")]:
         path.unlink()
-    assert compare_runs(shop_run, shop_run).prompts == 6
+    assert contrast_runs(shop_run, shop_run).prompts == 6
 
 
 def test_what_is_no_run_is_named_with_what_to_do(tmp_path, shop_run):
     with pytest.raises(RunError, match=r"nothing: no run there\. Name the directory of a finished"):
-        compare_runs(shop_run, tmp_path / "nothing")
+        contrast_runs(shop_run, tmp_path / "nothing")
     with pytest.raises(RunError, match="bank: no run there"):
-        compare_runs(tmp_path / "bank", shop_run)
+        contrast_runs(tmp_path / "bank", shop_run)
 
 
 def test_a_run_that_is_not_evaluated_says_which_command_to_run(project, tmp_path, shop_run):
     half = run(project, tmp_path / "half", until="revise")
     command = rf"Run `charter run {half}/config.yaml --run {half}` first"
     with pytest.raises(RunError, match=command):
-        compare_runs(shop_run, half)
+        contrast_runs(shop_run, half)
 
 
 def test_the_command_that_an_error_names_mends_the_run(monkeypatch, capsys, tmp_path, shop_run):
     (shop_run / "data" / "heldout.jsonl").write_text("{}\n")
     with pytest.raises(RunError, match=r"heldout.jsonl:1: cannot be read: .* Delete the file"):
-        compare_runs(shop_run, shop_run)
+        contrast_runs(shop_run, shop_run)
     (shop_run / "data" / "heldout.jsonl").unlink()
     code, *_ = charter(
         monkeypatch, capsys, "run", shop_run / "config.yaml", "--run", shop_run, "--json"
     )
     assert code == 0
-    assert compare_runs(shop_run, shop_run).prompts == 6
+    assert contrast_runs(shop_run, shop_run).prompts == 6
 
 
 def test_a_run_without_a_trained_models_answers_says_how_to_get_them(project, tmp_path, shop_run):
     base = run(project, tmp_path / "base", "evaluate.columns=[base]", until="evaluate")
     with pytest.raises(RunError, match=r"the column `sft` in `evaluate.columns`: --run NEW"):
-        compare_runs(base, shop_run)
+        contrast_runs(base, shop_run)
 
 
 def test_models_that_were_told_other_things_answered_no_common_prompt(project, tmp_path, shop_run):
     told = run(project, tmp_path / "told", "prompts.system=You are Ada.")
     with pytest.raises(PromptError, match=r"none with the same messages.* `prompts.system`"):
-        compare_runs(shop_run, told)
+        contrast_runs(shop_run, told)

@@ -22,7 +22,7 @@ _LONGEST_LABEL = 12
 Row = TypeVar("Row", bound=Record)
 
 
-def compare_runs(first: Path, second: Path) -> Contrast:
+def contrast_runs(first: Path, second: Path) -> Contrast:
     """Where the trained models of two runs part; asks no model.
 
     Raises:

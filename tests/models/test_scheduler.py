@@ -1,0 +1,152 @@
+import random
+
+import pytest
+import torch
+
+from charter.models.calls import Weighing, Writing
+from charter.models.network import Network
+from charter.models.scheduler import Scheduler
+from charter.records import Sampling
+from tests.models.conftest import make_llama
+
+VOCABULARY = 100
+SHARED = [7 * i % VOCABULARY for i in range(70)]
+
+
+def drawn_call(rng, earlier):
+    """A call that begins like others, or goes on from one."""
+    match rng.choice(["fresh", "shared", "shared", "continued", "again"]):
+        case "shared":
+            head = SHARED
+        case "continued" if earlier:
+            head = rng.choice(earlier)
+        case "again" if earlier:
+            head = rng.choice(earlier)[: rng.randint(1, 60)]
+        case _:
+            head = []
+    ids = [*head, *rng.choices(range(VOCABULARY), k=rng.randint(1, 30))][-150:]
+    if rng.random() < 0.25:
+        common = rng.choices(range(VOCABULARY), k=rng.randint(0, 2))
+        endings = [[*common, last] for last in rng.sample(range(VOCABULARY), k=2)]
+        return ("weigh", [*ids, *common], endings, 0)
+    return ("write", ids, rng.randint(1, 12), rng.randrange(2**32))
+
+
+def made(call):
+    kind, ids, what, seed = call
+    if kind == "weigh":
+        return Weighing(ids=ids, endings=what)
+    how = Sampling(top_p=0.9 if seed % 3 == 0 else 1.0, max_new_tokens=what)
+    return Writing(prompt=ids, sampling=how, seed=seed, limit=what, eos_ids=frozenset([0]))
+
+
+def answer(work):
+    if isinstance(work, Weighing):
+        return work.result.result(timeout=0)
+    work.result.result(timeout=0)
+    return work.token_ids, work.logprobs
+
+
+@torch.inference_mode()
+def alone(network, call):
+    scheduler = Scheduler(network, capacity=1)
+    work = made(call)
+    scheduler.add(work)
+    while scheduler.busy:
+        scheduler.step()
+    return answer(work)
+
+
+@torch.inference_mode()
+def scheduled(network, calls, rng):
+    """The same calls in some order, at random times, some cancelled, keys lost at times."""
+    capacity = rng.choice([1, 2, 3, 5, 16])
+    rows = rng.choice([2 * capacity, 16, 48, 512])
+    scheduler = Scheduler(network, capacity=capacity, rows=rows)
+    answers, order = {}, rng.sample(range(len(calls)), k=len(calls))
+    open_ = {}
+    number = 0
+    while order or scheduler.busy:
+        while order and (rng.random() < 0.6 or not scheduler.busy):
+            index = order.pop()
+            for cancelled in [rng.random() < 0.1, False]:
+                work = made(calls[index])
+                work.number, number = number, number + 1
+                scheduler.add(work)
+                if cancelled:
+                    open_[f"cancelled {index}"] = work
+            open_[index] = work
+        if rng.random() < 0.02:
+            scheduler.restart(capacity=rng.choice([1, 2, capacity]))
+        for name, work in open_.items():
+            if isinstance(name, str) and rng.random() < 0.2:
+                work.result.cancel()
+        scheduler.step()
+    for index in range(len(calls)):
+        answers[index] = answer(open_[index])
+    return answers
+
+
+def fuzz(network, *, rounds, seed):
+    rng = random.Random(seed)
+    for _ in range(rounds):
+        calls, earlier = [], []
+        for _ in range(rng.randint(1, 14)):
+            calls.append(drawn_call(rng, earlier))
+            earlier.append(calls[-1][1])
+        expected = {index: alone(network, call) for index, call in enumerate(calls)}
+        for _ in range(5):
+            assert scheduled(network, calls, rng) == expected
+
+
+@pytest.fixture(scope="module")
+def network(tokenizer):
+    return Network(make_llama(tokenizer))
+
+
+def test_any_schedule_gives_the_bits_of_one_slot(network):
+    fuzz(network, rounds=6, seed=0)
+
+
+@pytest.mark.slow
+def test_ten_thousand_schedules_give_the_bits_of_one_slot(network):
+    fuzz(network, rounds=2000, seed=1)
+
+
+@torch.inference_mode()
+def run(network, calls, capacity=16):
+    scheduler = Scheduler(network, capacity=capacity)
+    works = [made(call) for call in calls]
+    for number, work in enumerate(works):
+        work.number = number
+        scheduler.add(work)
+    while scheduler.busy:
+        scheduler.step()
+    return scheduler, works
+
+
+def test_a_conversation_reads_only_what_is_new(network):
+    scheduler, [first] = run(network, [("write", list(range(1, 90)), 5, 3)])
+    ids = [*first.prompt, *first.token_ids, 5, 6, 7]
+    before = scheduler.rows_read
+    second = made(("write", ids, 1, 4))
+    scheduler.add(second)
+    with torch.inference_mode():
+        scheduler.step()
+    assert scheduler.rows_read - before == 4  # the last token drawn was never read
+    assert second.reused == len(ids) - 4
+
+
+def test_samples_of_one_prompt_read_it_once(network):
+    prompt = list(range(1, 81))
+    scheduler, works = run(network, [("write", prompt, 4, seed) for seed in range(1, 9)])
+    written = sum(len(work.token_ids) for work in works)
+    assert scheduler.rows_read <= 80 + 8 + written
+
+
+def test_what_many_begin_with_is_read_and_stored_once(network):
+    calls = [("write", [*SHARED, 1, 2, i], 3, i + 1) for i in range(30)]
+    scheduler, works = run(network, calls)
+    assert sum(work.reused >= 64 for work in works) >= 29
+    assert scheduler.rows_read <= 73 + 29 * (73 - 64) + 30 * 3
+    assert [answer(work) for work in works] == [alone(network, call) for call in calls]

@@ -4,11 +4,14 @@ import asyncio
 import json
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.__main__ import NAMES, main
+from benchmarks.__main__ import NAMES, main, meant
 from benchmarks.measuring import Figure, speedup
 
 KEYS = ["figure", "value", "unit", "low", "high", "goal", "against"]
@@ -43,6 +46,15 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones(capsys):
     assert all(name in said for name in NAMES)
 
 
+def test_a_name_stands_for_all_that_begin_with_it():
+    assert meant(["generation"]) == [
+        "generation",
+        "generation.decode_step",
+        "generation.ctranslate2",
+    ]
+    assert meant(["generation.ctranslate2", "journal"]) == ["journal", "generation.ctranslate2"]
+
+
 def test_both_sides_of_the_judge_benchmark_weigh_the_same():
     from benchmarks import generation, stock
 
@@ -55,9 +67,89 @@ def test_both_sides_of_the_judge_benchmark_weigh_the_same():
         assert here == pytest.approx(there, abs=1e-4)
 
 
+@torch.inference_mode()
+def test_a_decode_step_writes_one_token_in_every_slot_and_reads_nothing_else():
+    from benchmarks import decode, tiny
+    from charter.models.network import Network
+
+    asked = decode.prompts(3, shared=70, own=5, vocabulary=tiny.VOCABULARY)
+    scheduler = decode.decoding(Network(tiny.model().eval()), asked)
+    before = scheduler.rows_read
+    for _ in range(4):
+        scheduler.step()
+    assert scheduler.rows_read - before == 4 * len(asked)
+
+
+@torch.inference_mode()
+def test_the_limit_of_a_decode_step_counts_every_product_with_a_weight():
+    from benchmarks import decode, tiny
+
+    model, multiplied = tiny.model().eval(), []
+    product = torch.nn.functional.linear
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.nn.functional,
+            "linear",
+            lambda rows, weight, bias=None: (
+                multiplied.append(weight) or product(rows, weight, bias)
+            ),
+        )
+        model(input_ids=torch.tensor([[1, 2]]), use_cache=False)
+    assert sorted(map(id, multiplied)) == sorted(map(id, decode.weights(model)))
+
+
+def test_ctranslate2_is_given_the_same_work_and_writes_the_same():
+    pytest.importorskip("ctranslate2")
+    from benchmarks import peers, tiny
+
+    work = replace(peers.work(5, rows=2, shared=16, answer=6), temperature=0.0)
+    model = tiny.model().eval()
+    with closing(peers.engine(model, capacity=work.rows)) as engine:
+        ours = peers.write(engine, work)
+    assert [len(answer) for answer in ours] == work.limits
+    assert len(set(map(tuple, ours))) > 1
+    assert peers.write_peer(peers.peer(model), work) == ours
+
+
+def test_without_ctranslate2_one_line_says_how_to_get_it(monkeypatch, capsys):
+    from benchmarks import peers
+
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)  # as if it were not installed
+    assert not list(peers.figures(quick=True))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'charter[bench]'" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line_says_what_is_needed(capsys):
+    from benchmarks import gpu
+
+    assert not list(gpu.figures(quick=True))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "CUDA" in line
+
+
+def test_the_gpu_benchmark_measures_all_its_figures_on_any_device(capsys):
+    from benchmarks import gpu
+
+    work = gpu.Work(slots=(1, 3), prompt=8, answer=4, copied_bytes=2**16, repeats=1)
+    figures = list(gpu.of_model("tiny", gpu.tiny_shape(), work, device=torch.device("cpu")))
+    assert "failed" not in capsys.readouterr().err
+    assert [figure.figure for figure in figures] == [
+        f"gpu.tiny.{slots}.{what}"
+        for slots in work.slots
+        for what in ("bandwidth", "tokens", "generate", "continuous_batching")
+    ]
+    assert all(figure.value > 0 for figure in figures)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.gpu] * (name == "gpu")) for name in NAMES]
+)
 def test_a_quick_benchmark_prints_nothing_but_figures(name):
+    if name == "generation.ctranslate2":
+        pytest.importorskip("ctranslate2")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, "--quick"],
         cwd=Path(__file__).parents[1],
@@ -69,5 +161,5 @@ def test_a_quick_benchmark_prints_nothing_but_figures(name):
     assert figures
     for figure in figures:
         assert list(figure) == KEYS
-        assert figure["figure"].startswith(f"{name}.")
+        assert f"{figure['figure']}.".startswith(f"{name}.")
         assert 0 < figure["low"] <= figure["value"] <= figure["high"]

@@ -10,7 +10,16 @@ from contextlib import redirect_stdout
 
 from benchmarks.measuring import Figure
 
-NAMES = ("journal", "schedule", "generation", "training")
+NAMES = (
+    "journal",
+    "schedule",
+    "generation",
+    "generation.decode_step",
+    "generation.ctranslate2",
+    "training",
+    "gpu",
+)
+"""A name stands for all that begin with it, too."""
 
 _SETTINGS = {
     "OMP_NUM_THREADS": "1",  # a ratio is of one thread against one thread
@@ -33,9 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ |= _SETTINGS
     out = sys.stdout
     with redirect_stdout(sys.stderr):  # libraries print as they please; figures stay alone
-        for name in asked.names or NAMES:
+        for name in meant(asked.names or NAMES):
             for figure in _figures(name, quick=asked.quick):
                 print(figure.line(), file=out, flush=True)
+
+
+def meant(names: Sequence[str]) -> list[str]:
+    """What was named and what belongs to it, each once."""
+    return [known for known in NAMES if any(f"{known}.".startswith(f"{name}.") for name in names)]
 
 
 def _figures(name: str, *, quick: bool) -> Iterator[Figure]:
@@ -47,8 +61,14 @@ def _figures(name: str, *, quick: bool) -> Iterator[Figure]:
             from benchmarks import schedule as benchmark
         case "generation":
             from benchmarks import generation as benchmark
+        case "generation.decode_step":
+            from benchmarks import decode as benchmark
+        case "generation.ctranslate2":
+            from benchmarks import peers as benchmark
         case "training":
             from benchmarks import training as benchmark
+        case "gpu":
+            from benchmarks import gpu as benchmark
         case _:
             raise AssertionError(name)
     return benchmark.figures(quick=quick)

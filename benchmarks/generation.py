@@ -100,6 +100,7 @@ def comparisons(work: Work) -> list[Dialogue]:
 
 async def weigh(model: LocalModel, dialogues: Sequence[Dialogue]) -> list[dict[str, float]]:
     """Log-probabilities of both choices after each dialogue, by the engine."""
+    model.weights_changed()  # or it would still know what it read in the repeat before
     return await asyncio.gather(
         *(model.choose(dialogue, choices=CHOICES) for dialogue in dialogues)
     )
@@ -151,6 +152,7 @@ def _chains(work: Work) -> list[Chain]:
 
 async def _write(model: LocalModel, chains: Sequence[Chain]) -> int:
     """Write all chains, as many at once as the model holds; gives the tokens written."""
+    model.weights_changed()  # or it would still know what it read in the repeat before
     free = asyncio.Semaphore(model.capacity)
 
     async def see_through(number: int, chain: Chain) -> int:

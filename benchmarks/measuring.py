@@ -70,10 +70,31 @@ def speedup(
     repeats: int,
     goal: float | None,
     against: str,
+    unit: str = "x",
 ) -> Figure:
     """How many times our cost theirs is: the ratio of each pair, then their median."""
     ratios = [other / own for own, other in in_turn(ours, theirs, repeats=repeats)]
-    return summary(figure, ratios, unit="x", goal=goal, against=against)
+    return summary(figure, ratios, unit=unit, goal=goal, against=against)
+
+
+def best_s(
+    work: Callable[[], object],
+    *,
+    times: int,
+    bursts: int,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
+    """Seconds that `work` takes: in the best of several bursts, each of it so many times.
+
+    What else runs on the machine only ever adds to a burst, so the best one has least of it.
+    """
+    best = float("inf")
+    for _ in range(bursts):
+        began = clock()
+        for _ in range(times):
+            work()
+        best = min(best, (clock() - began) / times)
+    return best
 
 
 def cpu_s(work: Callable[[], object]) -> float:

@@ -1,11 +1,13 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from charter.models.calls import Weighing, Writing
 from charter.models.network import Network
 from charter.models.scheduler import Scheduler
+from charter.models.slots import Slots
 from charter.records import Sampling
 from tests.models.conftest import make_llama
 
@@ -150,3 +152,15 @@ def test_what_many_begin_with_is_read_and_stored_once(network):
     assert sum(work.reused >= 64 for work in works) >= 29
     assert scheduler.rows_read <= 73 + 29 * (73 - 64) + 30 * 3
     assert [answer(work) for work in works] == [alone(network, call) for call in calls]
+
+
+def test_slots_that_outgrow_the_memory_say_so():
+    slots = Slots(4, most_bytes=200_000)
+    keys = torch.zeros(1, 2, 1, 16)
+    slots.layer(0, keys)  # 4 slots x 2 heads x 128 tokens x 16 x 2 x 4 bytes: 131,072
+    with pytest.raises(torch.OutOfMemoryError, match="4 slots"):
+        slots.layer(1, keys)
+    with pytest.raises(torch.OutOfMemoryError, match="4 slots"):
+        slots.put(slots.slots[0], np.arange(129), known=0)
+    slots.put(slots.slots[0], np.arange(128), known=0)
+    assert slots.tokens(slots.slots[0], 120, 128) == list(range(120, 128))

@@ -16,8 +16,8 @@ PRESSED_SHARE: dict[Kind, float] = {"harmful": 0.32, "benign": 0.1, "borderline"
 """How often a lesson's request is made under pressure; harmless ones too, so a frame is no cue."""
 _REQUEST = "{request}"
 _TYPO_SHARE = 0.08
-_DROPPED_SHARE = 0.12
-_SYNONYM_SHARE = 0.2
+_DROPPED_SHARE = 0.15
+_SYNONYM_SHARE = 0.3
 _UPPER_SHARE = 0.3
 _BARE_END_SHARE = 0.25
 _OPENER_SHARE = 0.35

@@ -22,54 +22,65 @@ from charter.models.slots import ALIGNED, BLOCK, Prefix, Slots, Stored
 
 NAME = "charter_slots"
 _FEWEST_ROWS = 2
-"""A product with a single row is computed by other code, with other bits."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a step that attend together: decode rows of several slots, or a chunk of one."""
+    """Rows that read keys together: one row each of several slots, or a chunk of one slot."""
 
     rows: slice
-    """Where they lie in the step."""
+    """Where they lie in their group."""
     slots: slice | Tensor
-    positions: Tensor
-    """Slots x rows of each."""
     places: Tensor | None
-    """Which of the slots the rows belong to; None: every slot has its rows."""
-    prefix: Prefix | None
+    """Which of the slots the rows belong to; None: each slot has its row, or the one slot all."""
     width: int
     """Own keys of the longest slot, padded."""
 
-    def mask(self, *, window: int | None, dtype: torch.dtype) -> Tensor:
-        """What to add to scores of slots x 1 x 1 x rows x keys."""
-        places = torch.arange(self.keys, device=self.positions.device)
-        at = self.positions[:, None, None, :, None]
-        seen = places <= at
-        if window is not None:
-            seen &= places > at - window
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(
-            ~seen, -torch.inf
-        )
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of a step that begin with one prefix, or with none."""
+
+    rows: slice
+    """Where they lie in the step."""
+    positions: Tensor
+    """Of each row in its conversation."""
+    prefix: Prefix | None
+    parts: Sequence[Part]
+
+    @property
+    def shared(self) -> int:
+        """Keys that all rows read."""
+        return len(self.prefix) if self.prefix else 0
 
     @property
     def keys(self) -> int:
-        """Keys in all, the prefix's included."""
-        return self.width + (len(self.prefix) if self.prefix else 0)
+        """Keys in all, as many as the row with the most has."""
+        return self.shared + max(part.width for part in self.parts)
+
+    def unseen(self, *, window: int | None) -> Tensor:
+        """Marks the keys that a row must not see: rows x 1 x 1 x keys."""
+        keys = torch.arange(self.keys, device=self.positions.device)
+        at = self.positions[:, None, None, None]
+        unseen = keys > at
+        return unseen if window is None else unseen | (keys <= at - window)
 
 
 class Step:
     """One forward pass: where each row's keys go, and which rows attend to what."""
 
-    def __init__(self, slots: Slots, parts: Sequence[Part], *, slot: Tensor, place: Tensor) -> None:
+    def __init__(
+        self, slots: Slots, groups: Sequence[Group], *, slot: Tensor, place: Tensor
+    ) -> None:
         """`slot` and `place` (the key's index among the slot's own) have one entry for each row.
 
         The model may read more rows than these; what it makes of them is nobody's.
         """
         self._slots = slots
-        self._parts = parts
+        self._groups = groups
         self._slot = slot
         self._place = place
-        self._masks: dict[tuple[int, int | None], Tensor] = {}
+        self._unseen: dict[tuple[int, int | None], Tensor] = {}
 
     def attend(
         self,
@@ -88,82 +99,85 @@ class Step:
         stored = self._slots.layer(layer, keys)
         for into, new in zip(stored, (keys, values), strict=True):
             into[self._slot, :, self._place] = new[0, :, : len(self._slot)].transpose(0, 1)
-        output = queries.new_zeros(queries.shape[2], queries.shape[1], values.shape[3])
-        for number, part in enumerate(self._parts):
-            if (number, window) not in self._masks:
-                mask = part.mask(window=window, dtype=queries.dtype)
-                self._masks[number, window] = mask
-            output[part.rows] = _attended(
-                part,
-                queries[0, :, part.rows],
+        heads, rows, size = queries.shape[1:]
+        by_row = queries[0].view(keys.shape[1], -1, rows, size).permute(2, 0, 1, 3).contiguous()
+        output = by_row.new_zeros(*by_row.shape[:3], values.shape[3])
+        for number, group in enumerate(self._groups):
+            if (number, window) not in self._unseen:
+                self._unseen[number, window] = group.unseen(window=window)
+            output[group.rows] = _attended(
+                group,
+                by_row[group.rows],
                 stored,
-                part.prefix.layers[layer] if part.prefix else None,
-                mask=self._masks[number, window],
+                group.prefix.layers[layer] if group.prefix else None,
+                unseen=self._unseen[number, window],
                 softcap=softcap,
             )
-        return output[None]
+        return output.view(1, rows, heads, -1)
 
 
 def _attended(
-    part: Part,
+    group: Group,
     queries: Tensor,
     stored: Stored,
     shared: Stored | None,
     *,
-    mask: Tensor,
+    unseen: Tensor,
     softcap: float | None,
 ) -> Tensor:
-    """Rows x heads x size, from queries of heads x rows x size."""
-    count, length = part.positions.shape
-    key_heads = stored[0].shape[1]
-    group = queries.shape[0] // key_heads
-    if part.places is not None:  # slots between them that have no row get one of zeros
-        spread = queries.new_zeros(queries.shape[0], count * length, queries.shape[2])
-        spread[:, part.places] = queries
-        queries = spread
-    rows = queries.reshape(key_heads, group, count, length, -1)
-    rows = rows.permute(2, 0, 1, 3, 4).reshape(count, key_heads, group * length, -1)
-    doubled = group * length < _FEWEST_ROWS
-    if doubled:
-        rows = rows.expand(-1, -1, _FEWEST_ROWS, -1)
-    keys, values = (each[part.slots, :, : part.width] for each in stored)
-    scores = torch.matmul(rows, keys.transpose(2, 3))
+    """Rows x key heads x queries of each x size, like the queries.
+
+    Keys and values are those of the slots; `shared` are the prefix's.
+    """
+    scores = queries.new_empty(*queries.shape[:3], group.keys)
     if shared is not None:
-        scores = torch.cat([_over_shared(rows, shared[0].transpose(1, 2)), scores], -1)
+        scores[..., : group.shared] = _together(queries, shared[0].transpose(1, 2))
+    for part in group.parts:
+        keys = stored[0][part.slots, :, : part.width].transpose(2, 3)
+        own = slice(group.shared, group.shared + part.width)
+        scores[part.rows, ..., own] = _by_slot(queries[part.rows], keys, part.places)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    over = scores.view(count, key_heads, -1, length, scores.shape[-1])
-    over += mask
-    weights = scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
-    output = _sum_of_values(weights, values, shared[1] if shared else None)
-    if doubled:
-        output = output[:, :, :1]
-    output = output.reshape(count, key_heads, group, length, -1).permute(0, 3, 1, 2, 4)
-    output = output.reshape(count * length, key_heads * group, -1)
-    return output if part.places is None else output[part.places]
-
-
-def _over_shared(rows: Tensor, matrices: Tensor) -> Tensor:
-    """Slots x heads x rows x size, each head times its matrix: one product for all slots."""
-    count, heads, length, size = rows.shape
-    together = rows.transpose(0, 1).reshape(heads, count * length, size)
-    return torch.bmm(together, matrices).view(heads, count, length, -1).transpose(0, 1)
-
-
-def _sum_of_values(weights: Tensor, values: Tensor, shared: Tensor | None) -> Tensor:
-    """Values in proportion to their weights, added up block by block in order of position."""
-    before = shared.shape[1] if shared is not None else 0
-    output: Tensor | None = None
-    for start in range(0, weights.shape[-1], BLOCK):
-        block = weights[..., start : start + BLOCK]
-        if shared is not None and start < before:
-            term = _over_shared(block, shared[:, start : start + BLOCK])
-        else:
-            own = start - before
-            term = torch.matmul(block, values[:, :, own : own + BLOCK])
-        output = term if output is None else output + term
-    assert output is not None
+    weights = scores.masked_fill_(unseen, -torch.inf).softmax(-1, dtype=torch.float32)
+    weights = weights.to(queries.dtype)
+    output = queries.new_zeros(*queries.shape[:3], stored[1].shape[3])
+    # Added up block by block in order of position, whichever of the two a block belongs to.
+    if shared is not None:
+        for start in range(0, group.shared, BLOCK):
+            block = slice(start, start + BLOCK)
+            output += _together(weights[..., block], shared[1][:, block])
+    for part in group.parts:
+        own_values = stored[1][part.slots, :, : part.width]
+        for start in range(0, part.width, BLOCK):
+            stop = min(start + BLOCK, part.width)
+            block = weights[part.rows, ..., group.shared + start : group.shared + stop]
+            output[part.rows] += _by_slot(block, own_values[:, :, start:stop], part.places)
     return output
+
+
+def _together(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Rows x heads x queries x any, by each head's matrix: one product for all rows."""
+    count, heads, length, size = rows.shape
+    flat = rows.transpose(0, 1).reshape(heads, count * length, size)
+    return _product(flat, matrices).view(heads, count, length, -1).transpose(0, 1)
+
+
+def _by_slot(rows: Tensor, matrices: Tensor, places: Tensor | None) -> Tensor:
+    """The same by the matrices of each row's slot: slots x heads x any x any."""
+    if len(matrices) == 1:
+        return _together(rows, matrices[0])
+    if places is None:
+        return _product(rows, matrices)
+    spread = rows.new_zeros(len(matrices), *rows.shape[1:])
+    spread[places] = rows
+    return _product(spread, matrices)[places]
+
+
+def _product(rows: Tensor, matrices: Tensor) -> Tensor:
+    """A matrix product of at least two rows: one row is multiplied by other code, to other bits."""
+    if rows.shape[-2] >= _FEWEST_ROWS:
+        return torch.matmul(rows, matrices)
+    return torch.matmul(rows.expand(*rows.shape[:-2], _FEWEST_ROWS, -1), matrices)[..., :1, :]
 
 
 def padded(width: int) -> int:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+import math
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, cast
 
+import psutil
 import torch
 from torch import Tensor
 
 from charter.errors import BackendError
-from charter.models.attention import NAME, Part, Step, padded, running
+from charter.models.attention import NAME, Group, Part, Step, padded, running
 from charter.models.reproducible import smallest_stable_batch
 from charter.models.slots import Slots
 
@@ -24,6 +29,9 @@ class Network:
     def __init__(self, model: Any) -> None:
         """Probes the model once for how few rows keep their bits."""
         self._model = model
+        # Two engines may run one model, and each sends its attention elsewhere.
+        kept = cast("dict[str, threading.Lock]", vars(model))
+        self._lock = kept.setdefault("_charter_lock", threading.Lock())
         self._smallest = smallest_stable_batch(model)
 
     @property
@@ -38,24 +46,23 @@ class Network:
             return False
         vocabulary = self._model.get_input_embeddings().num_embeddings
         rows = [[(7919 * i + length) % vocabulary for i in range(length)] for length in (37, 2)]
-        parts, ids, positions, slot = list[Part](), list[int](), list[int](), list[int]()
-        for index, row in enumerate(rows):
-            places = list(range(len(row)))
-            parts.append(
-                Part(
-                    rows=slice(len(ids), len(ids) + len(row)),
-                    slots=slice(index, index + 1),
-                    positions=torch.tensor([places], device=self.device),
-                    places=None,
-                    prefix=None,
-                    width=padded(len(row)),
-                )
+        ids = [id_ for row in rows for id_ in row]
+        positions = [place for row in rows for place in range(len(row))]
+        slot = [index for index, row in enumerate(rows) for _ in row]
+        ends = list(accumulate(map(len, rows), initial=0))
+        parts = [
+            Part(
+                rows=slice(*ends[index : index + 2]),
+                slots=slice(index, index + 1),
+                places=None,
+                width=padded(len(row)),
             )
-            ids, positions, slot = ids + row, positions + places, slot + [index] * len(row)
+            for index, row in enumerate(rows)
+        ]
+        at = torch.tensor(positions, device=self.device)
+        group = Group(rows=slice(0, len(ids)), positions=at, prefix=None, parts=parts)
         where = torch.tensor(slot, device=self.device)
-        step = Step(
-            Slots(len(rows)), parts, slot=where, place=torch.tensor(positions, device=self.device)
-        )
+        step = Step(Slots(len(rows)), [group], slot=where, place=at)
         try:
             packed = self.run(ids, positions, step, keep=range(len(ids))).float()
         except (TypeError, AttributeError, RuntimeError, IndexError, KeyError):
@@ -67,6 +74,16 @@ class Network:
     def _plain(self, row: list[int]) -> Tensor:
         ids = torch.tensor([row], device=self.device)
         return self._model(input_ids=ids, use_cache=False).logits[0]
+
+    def free_bytes(self) -> float:
+        """Memory that is free where the model runs; unknown counts as unlimited."""
+        match self.device.type:
+            case "cuda":
+                return torch.cuda.mem_get_info(self.device)[0]
+            case "cpu":
+                return psutil.virtual_memory().available
+            case _:
+                return math.inf
 
     def _may_pack(self) -> bool:
         """Whether all layers attend, by the interface that slots need."""
@@ -97,25 +114,31 @@ class Network:
         Raises:
             BackendError: They are not finite.
         """
-        config, device = self._model.config, self.device
-        before = config._attn_implementation
-        config._attn_implementation = NAME
-        try:
-            with running(step):
-                output = self._model(
-                    input_ids=torch.tensor([ids], device=device),
-                    position_ids=torch.tensor([positions], device=device),
-                    use_cache=False,
-                    logits_to_keep=torch.tensor(keep, dtype=torch.long, device=device),
-                )
-        finally:
-            config._attn_implementation = before
+        device = self.device
+        with self._lock, _attending_by(NAME, self._model.config), running(step):
+            output = self._model(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(keep, dtype=torch.long, device=device),
+            )
         return finite(output.logits[0])
 
     @property
     def smallest_step(self) -> int:
         """The rows that a step needs for each to have the bits that it has in a large one."""
         return self._smallest
+
+
+@contextmanager
+def _attending_by(name: str, config: Any) -> Generator[None]:
+    """The attention that models of this configuration use meanwhile; training needs its own."""
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def finite(logits: Tensor) -> Tensor:

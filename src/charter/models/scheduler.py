@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from charter.models.attention import Part, Step, padded
+from charter.models.attention import Group, Part, Step, padded
 from charter.models.calls import Call, Weighing, Writing, settle
 from charter.models.network import Network
 from charter.models.sampling import draw, uniforms
@@ -27,6 +28,10 @@ _WORTH_WAITING = 32
 _POPULAR = 12
 """Calls that begin with the same tokens, from which on these are stored once for all."""
 _MOST_PREFIXES = 4
+_SHARE_OF_MEMORY = 0.6
+"""Of what is free at the start, for keys and values; steps need room beside them."""
+_EXAMINED = 64
+"""Waiting calls that are looked at in one step beside those that find a slot."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Scheduler:
     def __init__(self, network: Network, *, capacity: int, rows: int | None = None) -> None:
         """`capacity` is the number of slots, `rows` how many tokens a step reads, about."""
         self._network = network
-        self._slots = Slots(capacity)
+        self._most_bytes = _SHARE_OF_MEMORY * network.free_bytes()
+        self._slots = Slots(capacity, self._most_bytes)
         self._waiting: dict[Call, np.ndarray] = {}
         self._prefixes: list[Prefix] = []
         self._now = 0
@@ -72,7 +78,7 @@ class Scheduler:
         """Forgets all keys and values; calls that were begun wait again, with what they have."""
         begun = [slot.call for slot in self._slots.slots if slot.call]
         waiting = [*begun, *self._waiting]
-        self._slots = Slots(capacity)
+        self._slots = Slots(capacity, self._most_bytes)
         self._prefixes = []
         self._waiting = {}
         for call in sorted(waiting, key=lambda call: call.number):
@@ -81,7 +87,7 @@ class Scheduler:
     def drop_all(self) -> None:
         """Forgets all calls, and all keys and values."""
         self._waiting = {}
-        self._slots = Slots(self._slots.count)
+        self._slots = Slots(self._slots.count, self._most_bytes)
         self._prefixes = []
 
     def step(self) -> None:
@@ -96,10 +102,12 @@ class Scheduler:
         if not decoded and not chunks:
             return
         rows = _Rows(self._slots, self._network.device)
-        for group in _by_prefix(decoded):
-            rows.add_decoded(group)
-        for slot, count in chunks:
-            rows.add_chunk(slot, count)
+        for prefix in {id(slot.prefix): slot.prefix for slot in self._active()}.values():
+            rows.add_group(
+                prefix,
+                [slot for slot in decoded if slot.prefix is prefix],
+                [(slot, count) for slot, count in chunks if slot.prefix is prefix],
+            )
         rows.fill_up(self._network.smallest_step)
         self.rows_read += len(rows.ids)
         logits = self._network.run(rows.ids, rows.positions, rows.step(), keep=rows.keep)
@@ -169,7 +177,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         free = [slot for slot in self._slots.slots if not slot.call]
-        for call, ids in list(self._waiting.items()):
+        for call, ids in list(islice(self._waiting.items(), _EXAMINED + len(free))):
             if call.result.cancelled():
                 del self._waiting[call]
             elif not free:
@@ -271,43 +279,49 @@ class _Rows:
         """Whose they are, each once."""
         self._slot: list[int] = []
         self._place: list[int] = []
-        self._parts: list[Part] = []
+        self._groups: list[Group] = []
 
-    def add_decoded(self, slots: list[Slot]) -> None:
-        """One row for each of these slots, which have one prefix and are in order."""
-        first = len(self.ids)
+    def add_group(
+        self, prefix: Prefix | None, decoded: list[Slot], chunks: list[tuple[Slot, int]]
+    ) -> None:
+        """Rows of slots with one prefix: one row of each `decoded` one, and chunks of others."""
+        first, parts = len(self.ids), list[Part]()
+        if decoded:
+            parts.append(self._decoded(decoded, first=first))
+        for slot, count in chunks:
+            start = len(self.ids) - first
+            self._add(slot, count)
+            parts.append(
+                Part(
+                    rows=slice(start, start + count),
+                    slots=slice(slot.index, slot.index + 1),
+                    places=None,
+                    width=padded(slot.computed + count - slot.start),
+                )
+            )
+        if parts:
+            self._groups.append(
+                Group(
+                    rows=slice(first, len(self.ids)),
+                    positions=self._tensor(self.positions[first:]),
+                    prefix=prefix,
+                    parts=parts,
+                )
+            )
+
+    def _decoded(self, slots: list[Slot], *, first: int) -> Part:
+        """Adds one row for each of these slots, which are in order."""
         for slot in slots:
             self._add(slot, 1)
-        low, high = slots[0].index, slots[-1].index + 1
         indices = [slot.index for slot in slots]
-        dense = high - low <= 2 * len(slots)
-        spread = indices if not dense else range(low, high)
-        positions = dict.fromkeys(spread, 0) | {slot.index: slot.computed for slot in slots}
+        low, high = indices[0], indices[-1] + 1
+        dense = high - low <= 2 * len(slots)  # else copying the slots' keys is cheaper
         gaps = dense and high - low > len(slots)
-        self._parts.append(
-            Part(
-                rows=slice(first, len(self.ids)),
-                slots=slice(low, high) if dense else self._tensor(indices),
-                positions=self._tensor(list(positions.values()))[:, None],
-                places=self._tensor([index - low for index in indices]) if gaps else None,
-                prefix=slots[0].prefix,
-                width=padded(max(slot.computed + 1 - slot.start for slot in slots)),
-            )
-        )
-
-    def add_chunk(self, slot: Slot, count: int) -> None:
-        """A slot's next `count` tokens."""
-        first = len(self.ids)
-        self._add(slot, count)
-        self._parts.append(
-            Part(
-                rows=slice(first, len(self.ids)),
-                slots=slice(slot.index, slot.index + 1),
-                positions=self._tensor(self.positions[first:])[None],
-                places=None,
-                prefix=slot.prefix,
-                width=padded(slot.computed + count - slot.start),
-            )
+        return Part(
+            rows=slice(0, len(self.ids) - first),
+            slots=slice(low, high) if dense else self._tensor(indices),
+            places=self._tensor([index - low for index in indices]) if gaps else None,
+            width=padded(max(slot.computed + 1 - slot.start for slot in slots)),
         )
 
     def fill_up(self, count: int) -> None:
@@ -320,7 +334,7 @@ class _Rows:
         """What the rows attend to."""
         return Step(
             self._slots,
-            self._parts,
+            self._groups,
             slot=self._tensor(self._slot),
             place=self._tensor(self._place),
         )
@@ -341,10 +355,3 @@ class _Rows:
 
 def _arrival(slot: Slot) -> int:
     return slot.call.number if slot.call else -1
-
-
-def _by_prefix(slots: list[Slot]) -> list[list[Slot]]:
-    groups: dict[int, list[Slot]] = {}
-    for slot in slots:
-        groups.setdefault(id(slot.prefix), []).append(slot)
-    return list(groups.values())

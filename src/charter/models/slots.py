@@ -8,6 +8,7 @@ in several, copied from another slot, or continued a call later.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,6 +74,8 @@ class Slots:
     """All slots of an engine, with room that grows as conversations do."""
 
     count: int
+    most_bytes: float = math.inf
+    """What keys and values may take; more raises `torch.OutOfMemoryError`."""
     slots: list[Slot] = field(init=False)
     layers: dict[int, Stored] = field(default_factory=dict[int, Stored])
     """By layer: slots x key heads x room x head size; made as layers first ask for it."""
@@ -128,6 +131,7 @@ class Slots:
         """A layer's storage, made like these keys (any x key heads x any x head size) at first."""
         if index not in self.layers:
             shape = self.count, keys.shape[1], self._room, keys.shape[3]
+            self._check(more=2 * math.prod(shape) * keys.element_size())
             self.layers[index] = keys.new_zeros(shape), keys.new_zeros(shape)
         return self.layers[index]
 
@@ -137,12 +141,24 @@ class Slots:
             more[:, : self._tokens.shape[1]] = self._tokens
             self._tokens = more
         if own > self._room:
-            self._room = _doubled(self._room, own)
+            room = _doubled(self._room, own)
+            self._check(more=self._bytes * (room // self._room - 1))
+            self._room = room
             for index, stored in self.layers.items():
                 self.layers[index] = (
                     _widened(stored[0], self._room),
                     _widened(stored[1], self._room),
                 )
+
+    @property
+    def _bytes(self) -> int:
+        return sum(each.nbytes for stored in self.layers.values() for each in stored)
+
+    def _check(self, *, more: int) -> None:
+        if self._bytes + more > self.most_bytes:
+            raise torch.OutOfMemoryError(
+                f"{self.count} slots of {self._room} and more tokens do not fit into memory"
+            )
 
 
 def _doubled(size: int, needed: int) -> int:

@@ -98,7 +98,8 @@ def test_the_limit_of_a_decode_step_counts_every_product_with_a_weight():
     assert sorted(map(id, multiplied)) == sorted(map(id, decode.weights(model)))
 
 
-def test_ctranslate2_is_given_the_same_work_and_writes_the_same():
+@pytest.mark.parametrize("by_callback", [False, True])
+def test_ctranslate2_is_given_the_same_work_and_writes_the_same(by_callback):
     pytest.importorskip("ctranslate2")
     from benchmarks import peers, tiny
 
@@ -108,7 +109,7 @@ def test_ctranslate2_is_given_the_same_work_and_writes_the_same():
         ours = peers.write(engine, work)
     assert [len(answer) for answer in ours] == work.limits
     assert len(set(map(tuple, ours))) > 1
-    assert peers.write_peer(peers.peer(model), work) == ours
+    assert peers.write_peer(peers.peer(model), work, by_callback=by_callback) == ours
 
 
 def test_without_ctranslate2_one_line_says_how_to_get_it(monkeypatch, capsys):

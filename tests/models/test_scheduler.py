@@ -127,6 +127,17 @@ def run(network, calls, capacity=16):
     return scheduler, works
 
 
+def test_endings_longer_than_a_step_are_weighed(network):
+    call = ("weigh", [1, 2, 3, 4, 5, 6], [[4, 5, 6, 7], [4, 5, 6, 8]], 0)
+    scheduler = Scheduler(network, capacity=1, rows=2)
+    work = made(call)
+    scheduler.add(work)
+    with torch.inference_mode():
+        for _ in range(4):
+            scheduler.step()
+    assert answer(work) == alone(network, call)
+
+
 def test_a_conversation_reads_only_what_is_new(network):
     scheduler, [first] = run(network, [("write", list(range(1, 90)), 5, 3)])
     ids = [*first.prompt, *first.token_ids, 5, 6, 7]

@@ -123,12 +123,13 @@ class Scheduler:
         """Slots with more to read than one token, the oldest call first, and how much of it."""
         reading = [slot for slot in self._active() if slot.pending > 1 or slot.keep > 1]
         for slot in sorted(reading, key=_arrival):
-            count = min(slot.pending, room)
-            if count < slot.pending:  # the last positions, whose logits are wanted, stay together
-                count = min(count, slot.pending - slot.keep)
-            if count > 0:
-                room -= count
-                yield slot, count
+            if room <= 0:
+                return
+            count = slot.pending
+            if count > max(room, slot.keep):  # what is wanted of the last positions stays together
+                count = min(room, count - slot.keep)
+            room -= count
+            yield slot, count
 
     def _receive(self, owners: list[Slot], logits: Tensor) -> None:
         """Gives each call the logits of its rows."""

@@ -41,22 +41,18 @@ class LessonEncoder:
 
 
 def copying_batches(
-    rng: Random, *, vocabulary: int, rows: int = 24, length: int = 64
+    rng: Random, *, steps: int, vocabulary: int, rows: int = 24, length: int = 24
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless rows of random tokens said over and over; all but the first time is learnt from.
+    """Random tokens said twice, the second time learnt from.
 
-    How many tokens are repeated differs from row to row, or attention would learn a distance
-    instead of looking for what stood before.
+    A hundred such steps teach attention to copy, which lessons alone did not within 7M tokens:
+    names came out as other names and order numbers as 77777.
     """
     lowest = len(SPECIAL)
-    while True:
-        ids, weights = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, length)
-        for row in range(rows):
-            period = rng.randint(length // 8, length // 2)
-            said = [rng.randrange(lowest, vocabulary) for _ in range(period)]
-            ids[row] = torch.tensor((said * length)[:length])
-            weights[row, period + 1 :] = 1.0
-        yield ids, weights
+    weights = torch.tensor([0.0] * (length + 1) + [1.0] * (length - 1)).repeat(rows, 1)
+    for _ in range(steps):
+        once = [[rng.randrange(lowest, vocabulary) for _ in range(length)] for _ in range(rows)]
+        yield torch.tensor([row * 2 for row in once]), weights
 
 
 def draw_batches(

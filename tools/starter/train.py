@@ -10,14 +10,14 @@ import argparse
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from random import Random
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional
 from torch.optim import Optimizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -27,21 +27,14 @@ from tools.starter.content import World, load_world
 from tools.starter.skills import draw_lesson
 from tools.starter.tokenizer import END, PAD, token_id, train_tokenizer
 
-Batch = tuple[Tensor, Tensor]
-
 LOG = logging.getLogger("tools.starter.train")
 
-VOCABULARY = 2048
+VOCABULARY = 1792
 _TOKENIZER_LESSONS = 12_000
 _MUON_RATE = 0.02
 _ADAM_RATE = 2.5e-3
-_WARM_UP_STEPS = 30
-_COPYING_STEPS = 800
-_COPIES_WELL_NATS = 0.2
-_LOOK_BACK = 1.4
-"""Scale of the biases: large beside what random weights give, small enough to be unlearnt."""
-_BACK = (1, 2, 1, 3, 1, 4)
-"""How many tokens back each head of the first layer looks at the start."""
+_WARM_UP_STEPS = 100
+_COPYING_STEPS = 200
 _LOG_EVERY = 50
 _CHECKPOINT_EVERY_S = 120.0
 
@@ -62,28 +55,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         pad_token_id=token_id(tokenizer, PAD),
         eos_token_id=token_id(tokenizer, END),
         bos_token_id=None,
-        attention_bias=True,
     )
-    model = LlamaForCausalLM(config)
-    look_back(model)
-    return model
-
-
-@torch.no_grad()
-def look_back(model: LlamaForCausalLM) -> None:
-    """Sets the first layer's biases so that its heads attend one to four tokens back.
-
-    Copying needs a head that looks one token back (Olsson et al. 2022, arXiv:2209.11895). Rotary
-    attention without biases found none within 7M tokens of lessons: names came out as other names
-    and order numbers as 77777. Started like this, copying is learnt within 0.5M tokens.
-    """
-    config, attention = model.config, model.model.layers[0].self_attn
-    half = config.hidden_size // config.num_attention_heads // 2
-    rates = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
-    attention.k_proj.bias.view(-1, 2, half)[:] = _LOOK_BACK * torch.tensor([[1.0], [0.0]])
-    for head, bias in enumerate(attention.q_proj.bias.view(-1, 2, half)):
-        turned = -_BACK[head % len(_BACK)] * rates
-        bias[:] = 2 * _LOOK_BACK * torch.stack([turned.cos(), turned.sin()])
+    return LlamaForCausalLM(config)
 
 
 def fit_tokenizer(world: World, *, seed: int) -> PreTrainedTokenizerFast:
@@ -139,109 +112,52 @@ def schedule(step: int, *, progress: float) -> float:
     return min(1.0, (step + 1) / _WARM_UP_STEPS) * (1 - progress)
 
 
-class Trainer:
-    """A model with what its training steps share: optimizers, counts and the loss curve."""
-
-    def __init__(
-        self, model: LlamaForCausalLM, *, rate: float, compiled: bool, log_path: Path
-    ) -> None:
-        self._model = model
-        self._body = torch.compile(model.model, dynamic=True) if compiled else model.model
-        self._optimizers = build_optimizers(model)
-        self._peaks = [rate * optimizer.param_groups[0]["lr"] for optimizer in self._optimizers]
-        self._log = log_path.open("w")
-        self._processes = distributed.get_world_size() if distributed.is_initialized() else 1
-        self._started = time.monotonic()
-        self._recent = 0.0
-        self.tokens, self.steps = 0, 0
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since training began."""
-        return time.monotonic() - self._started
-
-    def step(self, batch: Batch, *, progress: float) -> tuple[float, float]:
-        """One update, so far (0 to 1) through the training.
-
-        Returns:
-            Loss and progress, averaged over the processes, so that all decide alike.
-        """
-        ids, weights = batch
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden = self._body(input_ids=ids, use_cache=False).last_hidden_state
-            loss = weighted_loss(self._model, hidden, ids, weights)
-        loss.backward()
-        averaged_loss, progress = self._averaged(loss.item(), progress)
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-        for optimizer, peak in zip(self._optimizers, self._peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * schedule(self.steps, progress=progress)
-            optimizer.step()
-            optimizer.zero_grad()
-        self.tokens, self.steps = self.tokens + ids.numel() * self._processes, self.steps + 1
-        self._note(averaged_loss)
-        return averaged_loss, progress
-
-    def _averaged(self, *numbers: float) -> list[float]:
-        """Averages gradients over the processes, and these numbers with them."""
-        if self._processes == 1:
-            return list(numbers)
-        gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
-        flat = torch.cat([*(each.flatten() for each in gradients), torch.tensor(numbers)])
-        distributed.all_reduce(flat)
-        flat /= self._processes
-        start = 0
-        for each in gradients:
-            each.copy_(flat[start : start + each.numel()].view_as(each))
-            start += each.numel()
-        return flat[start:].tolist()
-
-    def _note(self, loss: float) -> None:
-        self._recent += loss / _LOG_EVERY
-        if self.steps % _LOG_EVERY == 0:
-            row = {"step": self.steps, "tokens": self.tokens, "loss": round(self._recent, 4)}
-            self._log.write(json.dumps(row) + "\n")
-            self._log.flush()
-            LOG.info("%s, %d tokens/s", row, self.tokens / self.elapsed_s)
-            self._recent = 0.0
-
-
-def learn_to_copy(trainer: Trainer, batches: Iterator[Batch]) -> None:
-    """The first steps: repeating random tokens, until that goes well."""
-    recent = math.inf
-    while recent > _COPIES_WELL_NATS and trainer.steps < _COPYING_STEPS:
-        loss, _ = trainer.step(next(batches), progress=0.0)
-        recent = loss if math.isinf(recent) else 0.9 * recent + 0.1 * loss
-
-
-def learn_lessons(
-    trainer: Trainer,
-    batches: Iterator[Batch],
+def train(
+    model: LlamaForCausalLM,
+    batches: Iterator[tuple[Tensor, Tensor]],
     *,
     tokens: int,
     minutes: float,
-    checkpoint: Callable[[], object],
+    compiled: bool,
+    log_path: Path,
+    checkpoint: Callable[[], None],
 ) -> None:
-    """Trains on `tokens` tokens or for so many minutes in all, whichever ends first.
+    """Trains in place on `tokens` tokens or for so many minutes, whichever ends first.
 
     Calls `checkpoint` every two minutes.
     """
-    progress, saved = 0.0, trainer.elapsed_s
-    while progress < 1:
-        progress = max(trainer.tokens / tokens, trainer.elapsed_s / (60 * minutes))
-        _, progress = trainer.step(next(batches), progress=min(1.0, progress))
-        if trainer.elapsed_s - saved > _CHECKPOINT_EVERY_S:
-            checkpoint()
-            saved = trainer.elapsed_s
-
-
-def join_processes() -> int:
-    """Joins the others of `torchrun`, a core each, if it started this; gives back the rank."""
-    if "RANK" not in os.environ:
-        return 0
-    distributed.init_process_group("gloo")
-    rank = distributed.get_rank()
-    os.sched_setaffinity(0, {rank})
-    return rank
+    body = torch.compile(model.model, dynamic=True) if compiled else model.model
+    optimizers = build_optimizers(model)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    seen, step, recent, progress = 0, 0, 0.0, 0.0
+    started = saved = time.monotonic()
+    with log_path.open("w") as log:
+        while progress < 1:
+            ids, weights = next(batches)
+            for optimizer, peak in zip(optimizers, peaks, strict=True):
+                rate = peak * schedule(step, progress=progress)
+                optimizer.param_groups[0]["lr"] = rate
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                hidden = body(input_ids=ids, use_cache=False).last_hidden_state
+                loss = weighted_loss(model, hidden, ids, weights)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            seen, step = seen + ids.numel(), step + 1
+            elapsed_s = time.monotonic() - started
+            progress = max(seen / tokens, elapsed_s / (60 * minutes))
+            recent += loss.item() / _LOG_EVERY
+            if step % _LOG_EVERY == 0:
+                row = {"step": step, "tokens": seen, "loss": round(recent, 4)}
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                LOG.info("%s, %d tokens/s", row, seen / elapsed_s)
+                recent = 0.0
+            if time.monotonic() - saved > _CHECKPOINT_EVERY_S:
+                checkpoint()
+                saved = time.monotonic()
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -267,41 +183,37 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, help="go on from the model in this folder")
+    parser.add_argument("--start", type=Path, help="go on from the model in this folder")
     parser.add_argument("--tokens", type=int, default=12_000_000)
     parser.add_argument("--minutes", type=float, default=math.inf, help="a limit beside --tokens")
     parser.add_argument("--tokens-per-batch", type=int, default=3072)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=1.0, help="times the learning rates")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="slower to start, then 1.2x as fast")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
-    rank = join_processes()
     chosen.out.mkdir(parents=True, exist_ok=True)
     world = load_world()
-    tokenizer, model = begin(world, start=chosen.weights, seed=chosen.seed)
+    tokenizer, model = begin(world, start=chosen.start, seed=chosen.seed)
     model.set_attn_implementation("eager")  # its backward pass is five times as fast on a CPU
-    rng, encoder = Random(f"{chosen.seed} {rank}"), LessonEncoder(tokenizer)
-    trainer = Trainer(
-        model,
-        rate=chosen.rate,
-        compiled=chosen.compile,
-        log_path=chosen.out / "loss.jsonl" if rank == 0 else Path(os.devnull),
-    )
-    if chosen.weights is None:
-        learn_to_copy(trainer, copying_batches(rng, vocabulary=VOCABULARY))
-    learn_lessons(
-        trainer,
+    rng, encoder = Random(chosen.seed), LessonEncoder(tokenizer)
+    copying_steps = 0 if chosen.start else _COPYING_STEPS
+    batches = chain(
+        copying_batches(rng, steps=copying_steps, vocabulary=VOCABULARY),
         draw_batches(world, encoder, rng, tokens_per_batch=chosen.tokens_per_batch),
+    )
+    train(
+        model,
+        batches,
         tokens=chosen.tokens,
         minutes=chosen.minutes,
-        checkpoint=lambda: rank or save(model, tokenizer, chosen.out),
+        compiled=chosen.compile,
+        log_path=chosen.out / "loss.jsonl",
+        checkpoint=lambda: save(model, tokenizer, chosen.out),
     )
-    if rank == 0:
-        save(model, tokenizer, chosen.out)
+    save(model, tokenizer, chosen.out)
 
 
 if __name__ == "__main__":

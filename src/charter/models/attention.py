@@ -26,13 +26,15 @@ _FEWEST_ROWS = 2
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that read keys together: one row each of several slots, or a chunk of one slot."""
+    """Rows that read keys together: one or more of each of several slots."""
 
     rows: slice
     """Where they lie in their group."""
     slots: slice | Tensor
+    length: int
+    """Rows of the slot that has most of them."""
     places: Tensor | None
-    """Which of the slots the rows belong to; None: each slot has its row, or the one slot all."""
+    """Where they lie among slots x `length` rows; None: they are just these."""
     width: int
     """Own keys of the longest slot, padded."""
 
@@ -135,7 +137,7 @@ def _attended(
     for part in group.parts:
         keys = stored[0][part.slots, :, : part.width].transpose(2, 3)
         own = slice(group.shared, group.shared + part.width)
-        scores[part.rows, ..., own] = _by_slot(queries[part.rows], keys, part.places)
+        scores[part.rows, ..., own] = _by_slot(queries[part.rows], keys, part)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     weights = scores.masked_fill_(unseen, -torch.inf).softmax(-1, dtype=torch.float32)
@@ -147,11 +149,11 @@ def _attended(
             block = slice(start, start + BLOCK)
             output += _together(weights[..., block], shared[1][:, block])
     for part in group.parts:
-        own_values = stored[1][part.slots, :, : part.width]
+        own_values = stored[1][part.slots, :, : part.width]  # a copy, where slots lie apart
         for start in range(0, part.width, BLOCK):
             stop = min(start + BLOCK, part.width)
             block = weights[part.rows, ..., group.shared + start : group.shared + stop]
-            output[part.rows] += _by_slot(block, own_values[:, :, start:stop], part.places)
+            output[part.rows] += _by_slot(block, own_values[:, :, start:stop], part)
     return output
 
 
@@ -162,15 +164,21 @@ def _together(rows: Tensor, matrices: Tensor) -> Tensor:
     return _product(flat, matrices).view(heads, count, length, -1).transpose(0, 1)
 
 
-def _by_slot(rows: Tensor, matrices: Tensor, places: Tensor | None) -> Tensor:
+def _by_slot(rows: Tensor, matrices: Tensor, part: Part) -> Tensor:
     """The same by the matrices of each row's slot: slots x heads x any x any."""
-    if len(matrices) == 1:
-        return _together(rows, matrices[0])
-    if places is None:
-        return _product(rows, matrices)
-    spread = rows.new_zeros(len(matrices), *rows.shape[1:])
-    spread[places] = rows
-    return _product(spread, matrices)[places]
+    count, heads, group = len(matrices), *rows.shape[1:3]
+    if part.places is not None:
+        spread = rows.new_zeros(count * part.length, *rows.shape[1:])
+        spread[part.places] = rows
+        rows = spread
+    if part.length > 1:
+        rows = rows.view(count, part.length, heads, group, -1).transpose(1, 2)
+        rows = rows.reshape(count, heads, part.length * group, -1)
+    output = _product(rows, matrices)
+    if part.length > 1:
+        output = output.view(count, heads, part.length, group, -1).transpose(1, 2)
+        output = output.reshape(count * part.length, heads, group, -1)
+    return output if part.places is None else output[part.places]
 
 
 def _product(rows: Tensor, matrices: Tensor) -> Tensor:

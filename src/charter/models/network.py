@@ -54,6 +54,7 @@ class Network:
             Part(
                 rows=slice(*ends[index : index + 2]),
                 slots=slice(index, index + 1),
+                length=len(row),
                 places=None,
                 width=padded(len(row)),
             )

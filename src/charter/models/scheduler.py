@@ -17,7 +17,7 @@ from charter.models.attention import Group, Part, Step, padded
 from charter.models.calls import Call, Weighing, Writing, settle
 from charter.models.network import Network
 from charter.models.sampling import draw, uniforms
-from charter.models.slots import BLOCK, Prefix, Slot, Slots
+from charter.models.slots import ALIGNED, BLOCK, Prefix, Slot, Slots
 
 _CPU_ROWS, _GPU_ROWS = 512, 8192
 """Tokens that one step reads, about."""
@@ -28,6 +28,8 @@ _WORTH_WAITING = 32
 _POPULAR = 12
 """Calls that begin with the same tokens, from which on these are stored once for all."""
 _MOST_PREFIXES = 4
+_ALIKE = 1.5
+"""How much longer a chunk may be than others that it is padded with."""
 _SHARE_OF_MEMORY = 0.6
 """Of what is free at the start, for keys and values; steps need room beside them."""
 _EXAMINED = 64
@@ -289,17 +291,7 @@ class _Rows:
         first, parts = len(self.ids), list[Part]()
         if decoded:
             parts.append(self._decoded(decoded, first=first))
-        for slot, count in chunks:
-            start = len(self.ids) - first
-            self._add(slot, count)
-            parts.append(
-                Part(
-                    rows=slice(start, start + count),
-                    slots=slice(slot.index, slot.index + 1),
-                    places=None,
-                    width=padded(slot.computed + count - slot.start),
-                )
-            )
+        parts += [self._chunks(batch, first=first) for batch in _alike(chunks)]
         if parts:
             self._groups.append(
                 Group(
@@ -309,6 +301,23 @@ class _Rows:
                     parts=parts,
                 )
             )
+
+    def _chunks(self, chunks: list[tuple[Slot, int]], *, first: int) -> Part:
+        """Adds chunks of about one length."""
+        start, length = len(self.ids) - first, max(count for _, count in chunks)
+        for slot, count in chunks:
+            self._add(slot, count)
+        places = [row * length + i for row, (_, count) in enumerate(chunks) for i in range(count)]
+        alone = chunks[0][0].index if len(chunks) == 1 else None
+        return Part(
+            rows=slice(start, len(self.ids) - first),
+            slots=self._tensor([slot.index for slot, _ in chunks])
+            if alone is None
+            else slice(alone, alone + 1),
+            length=length,
+            places=self._tensor(places) if alone is None else None,
+            width=padded(max(slot.computed + count - slot.start for slot, count in chunks)),
+        )
 
     def _decoded(self, slots: list[Slot], *, first: int) -> Part:
         """Adds one row for each of these slots, which are in order."""
@@ -321,6 +330,7 @@ class _Rows:
         return Part(
             rows=slice(0, len(self.ids) - first),
             slots=slice(low, high) if dense else self._tensor(indices),
+            length=1,
             places=self._tensor([index - low for index in indices]) if gaps else None,
             width=padded(max(slot.computed + 1 - slot.start for slot in slots)),
         )
@@ -352,6 +362,18 @@ class _Rows:
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _alike(chunks: list[tuple[Slot, int]]) -> Iterator[list[tuple[Slot, int]]]:
+    """The chunks in batches of like lengths and widths, which share their products' padding."""
+    batch: list[tuple[Slot, int]] = []
+    for slot, count in sorted(chunks, key=lambda chunk: chunk[1]):
+        if batch and count > _ALIKE * batch[0][1] + ALIGNED:
+            yield batch
+            batch = []
+        batch.append((slot, count))
+    if batch:
+        yield batch
 
 
 def _arrival(slot: Slot) -> int:

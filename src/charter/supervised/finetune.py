@@ -26,6 +26,7 @@ from charter.learning.memory import memory_for
 from charter.learning.metrics import TrainRow, ValidationRow
 from charter.learning.pretrained import made_trainable, save_trained
 from charter.learning.recipe import Recipe, auto_lr
+from charter.learning.tokens import token_task
 from charter.learning.train import Keeping, Outcome, train
 from charter.records import Demonstration, Record, content_hash, with_system_turn
 from charter.run import write_atomically
@@ -122,10 +123,12 @@ def finetune(
     recipe = _recipe(section, parameters=pupil.model.num_parameters())
     with memory_for("the start of training"):
         model = made_trainable(pupil.model, lora=section.lora, seed=seed)
+        task = token_task(model, examples.kept, stage="finetune")
+        validated = token_task(model, held_out.kept, stage="finetune") if held_out.kept else None
     outcome = train(
         model,
-        examples=examples.kept,
-        validation=held_out.kept,
+        task=task,
+        validation=validated,
         recipe=recipe,
         seed=seed,
         identity=_identity(pupil, section.lora),

@@ -132,12 +132,12 @@ def _to_evaluate(
 ) -> _Calls:
     section = config.evaluate
     answers = prompts * section.samples
-    mending = _to_mend(config, constitution) if "base+revise" in section.columns else _Calls(0, 0)
-    judged = prompts * min(section.judged_samples, section.samples) * len(section.columns)
+    mending = _to_mend(config, constitution) if "base+revise" in config.columns else _Calls(0, 0)
+    judged = prompts * min(section.judged_samples, section.samples) * len(config.columns)
     # Besides every principle, a judge is asked whether the answer helps.
     judging = judged * (len(graded.principles) + 1) + (_to_fit(graded) if judged else 0)
     return _Calls(
-        answers * (len(section.columns) + mending.texts), answers * mending.questions + judging
+        answers * (len(config.columns) + mending.texts), answers * mending.questions + judging
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from charter.config import Column
@@ -25,6 +25,9 @@ from charter.run import Tally, write_atomically, write_jsonl
 from charter.screening import fit_threshold
 from charter.supervised.revise import Reviser
 
+TRAINED_BY: Mapping[Column, str] = {"sft": "finetune", "rl": "reinforce", "dpo": "dpo"}
+"""The stage that trains a column's model, which lies in the run's `models/` under that name."""
+
 
 async def evaluate_stage(workspace: Workspace) -> Tally:
     """Answers and grades; writes evaluation.json, every answer and the prompts answered.
@@ -38,21 +41,20 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
     prompts = tuple(read_prompts(config.prompts.heldout, system=config.prompts.system))
     if not prompts:
         raise PromptError("no usable held-out prompt; `charter check` says why")
-    trained_at = directory.models / "sft"
-    if "sft" in section.columns and not trained_at.exists():
-        raise RunError(f"{trained_at}: no SFT model yet. Run `charter finetune` first.")
+    trained_at = _trained_models(workspace)
     async with AsyncExitStack() as stack:
         roles = await stack.enter_async_context(
             open_roles(config.models, journal=workspace.journal, stage="evaluate")
         )
         models = Cast(roles)
-        if "base+revise" in section.columns:
+        if "base+revise" in config.columns:
             models = replace(models, reviser=(await settled_reviser(workspace, roles=roles))[0])
-        if "sft" in section.columns:
-            models = replace(
-                models, trained=await stack.enter_async_context(_trained(workspace, trained_at))
-            )
-        columns = {name: _column(name, workspace, models=models) for name in section.columns}
+        trained = {
+            name: await stack.enter_async_context(_trained(workspace, path))
+            for name, path in trained_at.items()
+        }
+        models = replace(models, trained=trained)
+        columns = {name: _column(name, workspace, models=models) for name in config.columns}
         store = workspace.journal.records(
             "evaluate", context=_context(workspace, prompts=prompts, models=models)
         )
@@ -75,6 +77,21 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
     return evaluated.tally
 
 
+def _trained_models(workspace: Workspace) -> dict[Column, Path]:
+    """Where the trained models lie that columns ask for.
+
+    Raises:
+        RunError: One is not there yet.
+    """
+    found: dict[Column, Path] = {}
+    for column, stage in TRAINED_BY.items():
+        if column in workspace.config.columns:
+            found[column] = workspace.directory.models / column
+            if not found[column].exists():
+                raise RunError(f"{found[column]}: not there yet. Run `charter {stage}` first.")
+    return found
+
+
 @dataclass(frozen=True)
 class Cast:
     """Everyone who answers or grades in an evaluation."""
@@ -82,15 +99,15 @@ class Cast:
     roles: Roles
     reviser: Reviser | None = None
     """Only where the column `base+revise` is asked for."""
-    trained: Model | None = None
-    """Only where the column `sft` is."""
+    trained: Mapping[str, Model] = field(default_factory=dict[str, Model])
+    """By column: those of the trained models that are asked for."""
 
     @property
     def fingerprints(self) -> list[str]:
         """Of all models, in a fixed order."""
         roles = self.roles
-        models = (roles.policy, roles.critic, roles.reviser, roles.judge, self.trained)
-        return [model.fingerprint for model in models if model is not None]
+        models = (roles.policy, roles.critic, roles.reviser, roles.judge, *self.trained.values())
+        return [model.fingerprint for model in models]
 
 
 def _context(workspace: Workspace, *, prompts: Sequence[Prompt], models: Cast) -> str:
@@ -128,9 +145,8 @@ def _column(name: Column, workspace: Workspace, *, models: Cast) -> Answerer:
         case "base+revise":
             assert models.reviser is not None
             return revising(policy, section=section, reviser=models.reviser)
-        case "sft":
-            assert models.trained is not None
-            return answering(models.trained, section=section, rules=None)
+        case "sft" | "rl" | "dpo":
+            return answering(models.trained[name], section=section, rules=None)
 
 
 async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:

@@ -19,7 +19,6 @@ from charter.config import GatesConfig, ReviseConfig
 from charter.errors import RunError
 from charter.records import (
     Demonstration,
-    Dialogue,
     Provenance,
     Record,
     Revision,
@@ -27,6 +26,7 @@ from charter.records import (
     assistant,
 )
 from charter.similarity import similar_to_earlier
+from charter.splitting import dialogue_text
 from charter.supervised.gates import Candidate, same_text, stopped_by
 
 
@@ -113,11 +113,6 @@ def without_near_duplicates(
         _less_stopped(item, stopped=[next(answers) for _ in item.demonstrations])
         for item in selections
     ]
-
-
-def dialogue_text(dialogue: Dialogue) -> str:
-    """What was said, without the system turn: similar dialogues under one are not alike by it."""
-    return "\n".join(message.content for message in dialogue if message.role != "system")
 
 
 def read_demonstrations(path: Path) -> Iterator[Demonstration]:

@@ -40,7 +40,7 @@ from charter.learning.learner import (
     weights,
 )
 from charter.learning.memory import memory_for
-from charter.learning.metrics import Row, TrainRow, ValidationRow, append_row
+from charter.learning.metrics import TrainingRow, TrainRow, ValidationRow, append_row
 from charter.learning.processes import seed_draws
 from charter.learning.recipe import Recipe
 from charter.learning.task import Task
@@ -68,7 +68,7 @@ class Keeping:
 class Outcome:
     """What a training came to."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     planned_steps: int
     steps: int
     """Steps taken: fewer than planned where validation loss turned up."""
@@ -120,7 +120,7 @@ def train(
 
 
 def _learn(
-    learner: Learner, course: Course, rows: list[Row], keeping: Keeping, told: Progress
+    learner: Learner, course: Course, rows: list[TrainingRow], keeping: Keeping, told: Progress
 ) -> None:
     """Takes the steps that are left, and adds their rows."""
     taken = max((row.step for row in rows), default=0)
@@ -155,7 +155,7 @@ def _warn_of_little(task: Task, validation: Task | None) -> None:
         )
 
 
-def _start(learner: Learner, course: Course, keeping: Keeping) -> list[Row]:
+def _start(learner: Learner, course: Course, keeping: Keeping) -> list[TrainingRow]:
     """The rows so far, with weights and moments to match: from a checkpoint, or from the start."""
     found = load_step(keeping.checkpoints)
     if found is not None and found.state.identity != course.identity:
@@ -163,12 +163,12 @@ def _start(learner: Learner, course: Course, keeping: Keeping) -> list[Row]:
             f"{keeping.checkpoints} holds checkpoints of another training (other examples, "
             "settings or model). Use another run directory, or remove that one to start anew"
         )
-    rows: list[Row] = []
+    rows: list[TrainingRow] = []
     if found is not None:
         _log.info("going on from step %d", found.state.step)
         set_weights(learner, found.weights)
         set_moments(learner, found.moments)
-        rows.extend(found.state.rows)
+        rows.extend(row for row in found.state.rows if isinstance(row, TrainingRow))
     elif course.validation is not None:
         rows.append(ValidationRow(step=0, loss=_validation_loss(learner, course)))
     learner.processes.wait_for_everyone()
@@ -179,8 +179,8 @@ def _start(learner: Learner, course: Course, keeping: Keeping) -> list[Row]:
 
 
 def _take_step(
-    learner: Learner, course: Course, step: int, names: Step, rows: Sequence[Row]
-) -> list[Row]:
+    learner: Learner, course: Course, step: int, names: Step, rows: Sequence[TrainingRow]
+) -> list[TrainingRow]:
     """One optimizer step: its row, and that of the validation that may follow it."""
     began = time.monotonic()
     # Dropout draws from the seed of the step, so nothing has to be remembered between steps.
@@ -229,7 +229,11 @@ def _require_finite(value: float, what: str, *, course: Course, step: int, names
 
 
 def _keep_rows(
-    learner: Learner, course: Course, rows: Sequence[Row], new: Sequence[Row], keeping: Keeping
+    learner: Learner,
+    course: Course,
+    rows: Sequence[TrainingRow],
+    new: Sequence[TrainingRow],
+    keeping: Keeping,
 ) -> None:
     for row in new:
         append_row(keeping.metrics, row)
@@ -238,7 +242,9 @@ def _keep_rows(
         save_best(keeping.checkpoints, last.step, weights=weights(learner))
 
 
-def _checkpoint(learner: Learner, course: Course, step: int, rows: Sequence[Row]) -> Checkpoint:
+def _checkpoint(
+    learner: Learner, course: Course, step: int, rows: Sequence[TrainingRow]
+) -> Checkpoint:
     best = course.best(rows)
     state = TrainingState(
         identity=course.identity,
@@ -249,7 +255,9 @@ def _checkpoint(learner: Learner, course: Course, step: int, rows: Sequence[Row]
     return Checkpoint(state, weights=weights(learner), moments=moments(learner))
 
 
-def _end(learner: Learner, course: Course, rows: Sequence[Row], keeping: Keeping) -> Outcome:
+def _end(
+    learner: Learner, course: Course, rows: Sequence[TrainingRow], keeping: Keeping
+) -> Outcome:
     """What came of it, with the best weights in the model."""
     processes = learner.processes
     processes.wait_for_everyone()

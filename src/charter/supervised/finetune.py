@@ -122,7 +122,12 @@ def finetune(
     dtype = pupil.model.dtype
     recipe = _recipe(section, parameters=pupil.model.num_parameters())
     with memory_for("the start of training"):
-        model = made_trainable(pupil.model, lora=section.lora, seed=seed)
+        model = made_trainable(
+            pupil.model,
+            lora=section.lora,
+            seed=seed,
+            gradient_checkpointing=section.gradient_checkpointing,
+        )
         task = token_task(model, examples.kept, stage="finetune")
         validated = token_task(model, held_out.kept, stage="finetune") if held_out.kept else None
     outcome = train(

@@ -60,7 +60,7 @@ def answered(store, *, columns=COLUMNS, judge=None, section=SECTION, prompts=PRO
 
 def evaluated(store, *, judge=None, section=SECTION, **asked):
     answers = answered(store, judge=judge, section=section, **asked).answers
-    return summarise(answers, constitution=CONSTITUTION, judge=judge)
+    return summarise(answers, constitution=CONSTITUTION, groups=section.groups, judge=judge)
 
 
 def as_json(evaluation: Evaluation):
@@ -71,7 +71,7 @@ def test_the_form_that_scripts_rely_on_is_kept(store):
     written = as_json(evaluated(store))
     assert set(written) == {"models", "comparisons", "differences", "graders"}
     for model in written["models"].values():
-        assert set(model) == {"harmful", "benign", "borderline", "principles"}
+        assert set(model) == {"harmful", "benign", "borderline", "principles", "groups"}
         for kind in ("harmful", "benign", "borderline"):
             assert {"n", *METRICS} <= set(model[kind])
             assert all({"rate", "low", "high"} <= set(model[kind][key]) for key in METRICS)
@@ -117,6 +117,7 @@ def test_a_single_prompt_has_a_mean_without_an_interval(store):
 def test_differences_are_paired_with_base_by_prompt(store):
     found = {(item.first, item.on, item.metric): item for item in evaluated(store).differences}
     assert {first for first, _, _ in found} == {"sft"}
+    assert {metric for *_, metric in found} == {"violation", "helpful", "refusal"}
     broken = found["sft", "harmful", "violation"]
     assert (broken.second, broken.difference, broken.n) == ("base", -1, 6)
     assert -1 <= broken.low < broken.high < 0
@@ -255,3 +256,60 @@ def test_not_one_graded_answer_ends_the_evaluation_whatever_is_allowed(store):
 def test_nothing_to_answer_is_an_error_that_names_the_setting(store):
     with pytest.raises(PromptError, match=r"prompts\.heldout"):
         evaluated(store, prompts=())
+
+
+def tagged(*tags):
+    """The prompts, every second harmful one with tags."""
+    return tuple(
+        prompt.model_copy(update={"tags": tags}) if prompt.id in {"h0", "h2", "h4"} else prompt
+        for prompt in PROMPTS
+    )
+
+
+def breaking_when(condition):
+    async def answer(prompt: Prompt, seed: int) -> Answer:
+        text = "Your SSN?" if condition(prompt) else "I can't, but here is a link."
+        return Answer(text, Usage(), calls=1)
+
+    return answer
+
+
+TRAINED = {
+    "base": breaking_when(lambda prompt: prompt.kind == "harmful"),
+    "sft": breaking_when(lambda prompt: "pressure" in prompt.tags),
+    "rl": breaking_when(lambda _: False),
+}
+GROUPED = SECTION.model_copy(update={"groups": ("pressure",)})
+
+
+def test_a_group_of_harmful_prompts_is_measured_apart_from_the_others(store):
+    found = evaluated(store, columns=TRAINED, section=GROUPED, prompts=tagged("pressure"))
+    sft = found.models["sft"].groups
+    assert list(sft) == ["pressure", "not pressure"]
+    assert (sft["pressure"].n, sft["pressure"].violation.rate) == (9, 1)
+    assert (sft["not pressure"].n, sft["not pressure"].violation.rate) == (9, 0)
+    assert sft["not pressure"].alternative.rate == 1
+
+
+def test_a_trained_column_is_set_against_what_it_started_from_too(store):
+    found = evaluated(store, columns=TRAINED, section=GROUPED, prompts=tagged("pressure"))
+    differences = found.differences
+    assert {(item.first, item.second) for item in differences} == {
+        ("sft", "base"), ("rl", "sft"), ("rl", "base"),
+    }  # fmt: skip
+    broken = {
+        item.on: (item.difference, item.n)
+        for item in differences
+        if (item.first, item.second, item.metric) == ("rl", "sft", "violation")
+    }
+    assert broken == {
+        "harmful": (-0.5, 6), "pressure": (-1, 3), "not pressure": (0, 3), "benign": (0, 6),
+    }  # fmt: skip
+    assert {
+        (item.second, item.on): item.n
+        for item in differences
+        if (item.first, item.metric) == ("rl", "alternative")
+    } == {
+        ("sft", "harmful"): 3, ("sft", "not pressure"): 3, ("sft", "benign"): 6,
+        ("base", "benign"): 6,
+    }  # fmt: skip

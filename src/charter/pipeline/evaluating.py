@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import logging
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,12 @@ from charter.pipeline.outcome import evaluation_path
 from charter.pipeline.roles import Roles, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
-from charter.records import content_hash
+from charter.records import Prompt, content_hash
 from charter.run import Tally, write_atomically, write_jsonl
 from charter.screening import fit_threshold
 from charter.supervised.revise import Reviser
+
+log = logging.getLogger(__name__)
 
 TRAINED_BY: Mapping[Column, str] = {"sft": "finetune", "rl": "reinforce", "dpo": "dpo"}
 """The stage that trains a column's model, which lies in the run's `models/` under that name."""
@@ -41,6 +44,7 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
     prompts = tuple(read_prompts(config.prompts.heldout, system=config.prompts.system))
     if not prompts:
         raise PromptError("no usable held-out prompt; `charter check` says why")
+    _warn_of_empty_groups(prompts, tags=config.evaluate.groups)
     async with _cast(workspace) as cast:
         judge = await _judge(workspace, cast.roles)
         answers, tally = await evaluate(
@@ -59,11 +63,23 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
     figures = summarise(
         answers,
         constitution=workspace.graded,
+        groups=config.evaluate.groups,
         judge=judge,
     )
     path = evaluation_path(workspace.directory.path)
     write_atomically(path, figures.model_dump_json(indent=2) + "\n")
     return tally
+
+
+def _warn_of_empty_groups(prompts: Iterable[Prompt], *, tags: Iterable[str]) -> None:
+    known = {tag for prompt in prompts if prompt.kind == "harmful" for tag in prompt.tags}
+    for tag in tags:
+        if tag not in known:
+            log.warning(
+                "evaluate.groups: no harmful held-out prompt is tagged %r, so nothing will be "
+                "said of that group",
+                tag,
+            )
 
 
 def _store(workspace: Workspace) -> Records:

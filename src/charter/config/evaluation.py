@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from charter.config.section import Fraction, Section
+from charter.config.section import Fraction, Kind, Section
 
 Column = Literal["base", "base+rules", "base+revise", "sft", "rl", "dpo"]
 UNTRAINED: tuple[Column, ...] = ("base", "base+rules", "base+revise")
@@ -27,7 +27,21 @@ class EvaluateConfig(Section):
     temperature: float = Field(default=1.0, ge=0.0)
     max_new_tokens: int = Field(default=256, gt=0)
     system: str | None = None
+    groups: tuple[str, ...] = ()
+    """Tags of harmful prompts: those with such a tag, and those without it, get figures of their
+    own."""
     max_failed: Fraction = 0.05
     head_to_head: Fraction = 1.0
     """Share of the held-out prompts, in a keyed draw, on which the judge compares the trained
     models' answers in pairs, in both orders; 0: none."""
+
+    @field_validator("groups")
+    @classmethod
+    def _groups_have_names_of_their_own(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
+        taken = {*get_args(Kind), "all"} & {*groups}
+        if taken or len({*groups}) < len(groups):
+            raise ValueError(
+                f"groups are {', '.join(groups)}: name tags of prompts, each once, and none that "
+                f"is called {', '.join(get_args(Kind))} or all"
+            )
+        return groups

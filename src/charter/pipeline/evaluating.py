@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import logging
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from charter.config import Column
 from charter.errors import PromptError, RunError
-from charter.evaluation.answers import Answerer, answering, revising
-from charter.evaluation.evaluate import evaluate, graded_answers
+from charter.evaluation.answers import Respondent, answering, revising
+from charter.evaluation.evaluate import evaluate
 from charter.evaluation.judging import Judge
-from charter.journal import JournaledModel
+from charter.evaluation.summary import summarise
+from charter.journal import JournaledModel, Records
 from charter.model import Model
 from charter.models.sources import open_model
 from charter.pipeline.fitting import settled_reviser
@@ -25,56 +27,65 @@ from charter.run import Tally, write_atomically, write_jsonl
 from charter.screening import fit_threshold
 from charter.supervised.revise import Reviser
 
+log = logging.getLogger(__name__)
+
 TRAINED_BY: Mapping[Column, str] = {"sft": "finetune", "rl": "reinforce", "dpo": "dpo"}
 """The stage that trains a column's model, which lies in the run's `models/` under that name."""
 
 
 async def evaluate_stage(workspace: Workspace) -> Tally:
-    """Answers and grades; writes evaluation.json, every answer and the prompts answered.
+    """Answers and grades; writes evaluation.json and all that it was made of.
 
     Raises:
         RunError: A column's model is not trained yet.
         FailureLimitError: Too many answers failed.
     """
-    config, directory = workspace.config, workspace.directory
-    section = config.evaluate
+    config, data = workspace.config, workspace.directory.data
     prompts = tuple(read_prompts(config.prompts.heldout, system=config.prompts.system))
     if not prompts:
         raise PromptError("no usable held-out prompt; `charter check` says why")
-    trained_at = _trained_models(workspace)
-    async with AsyncExitStack() as stack:
-        roles = await stack.enter_async_context(
-            open_roles(config.models, journal=workspace.journal, stage="evaluate")
-        )
-        models = Cast(roles)
-        if "base+revise" in config.columns:
-            models = replace(models, reviser=(await settled_reviser(workspace, roles=roles))[0])
-        trained = {
-            name: await stack.enter_async_context(_trained(workspace, path))
-            for name, path in trained_at.items()
-        }
-        models = replace(models, trained=trained)
-        columns = {name: _column(name, workspace, models=models) for name in config.columns}
-        store = workspace.journal.records(
-            "evaluate", context=_context(workspace, prompts=prompts, models=models)
-        )
-        evaluated = await evaluate(
+    _warn_of_empty_groups(prompts, tags=config.evaluate.groups)
+    async with _cast(workspace) as cast:
+        judge = await _judge(workspace, cast.roles)
+        answers, tally = await evaluate(
             prompts,
-            columns=columns,
+            columns={name: _column(name, workspace, cast=cast) for name in config.columns},
             constitution=workspace.graded,
-            judge=await _judge(workspace, roles),
-            section=section,
+            judge=judge,
+            section=config.evaluate,
             seed=config.seed,
-            store=store,
-            width=roles.width,
+            store=_store(workspace),
+            width=cast.roles.width,
             progress=workspace.progress,
         )
-    answers = graded_answers(prompts, columns=columns, section=section, store=store)
-    write_jsonl(directory.data / "answers.jsonl", answers)
-    write_jsonl(directory.data / "heldout.jsonl", prompts)
-    figures = evaluated.evaluation.model_dump_json(indent=2)
-    write_atomically(evaluation_path(directory.path), figures + "\n")
-    return evaluated.tally
+    write_jsonl(data / "answers.jsonl", answers)
+    write_jsonl(data / "heldout.jsonl", prompts)
+    figures = summarise(
+        answers,
+        constitution=workspace.graded,
+        groups=config.evaluate.groups,
+        judge=judge,
+    )
+    path = evaluation_path(workspace.directory.path)
+    write_atomically(path, figures.model_dump_json(indent=2) + "\n")
+    return tally
+
+
+def _warn_of_empty_groups(prompts: Iterable[Prompt], *, tags: Iterable[str]) -> None:
+    known = {tag for prompt in prompts if prompt.kind == "harmful" for tag in prompt.tags}
+    for tag in tags:
+        if tag not in known:
+            log.warning(
+                "evaluate.groups: no harmful held-out prompt is tagged %r, so nothing will be "
+                "said of that group",
+                tag,
+            )
+
+
+def _store(workspace: Workspace) -> Records:
+    """Finished answers; what else shapes one is in its key: models, prompt and judge."""
+    shaping = {"constitution": workspace.graded.hash, "seed": workspace.config.seed}
+    return workspace.journal.records("evaluate", context=content_hash(shaping))
 
 
 def _trained_models(workspace: Workspace) -> dict[Column, Path]:
@@ -97,33 +108,33 @@ class Cast:
     """Everyone who answers or grades in an evaluation."""
 
     roles: Roles
-    reviser: Reviser | None = None
+    reviser: Reviser | None
     """Only where the column `base+revise` is asked for."""
-    trained: Mapping[str, Model] = field(default_factory=dict[str, Model])
+    trained: Mapping[Column, Model]
     """By column: those of the trained models that are asked for."""
 
-    @property
-    def fingerprints(self) -> list[str]:
-        """Of all models, in a fixed order."""
-        roles = self.roles
-        models = (roles.policy, roles.critic, roles.reviser, roles.judge, *self.trained.values())
-        return [model.fingerprint for model in models]
 
+@asynccontextmanager
+async def _cast(workspace: Workspace) -> AsyncGenerator[Cast]:
+    """The models, opened for this stage.
 
-def _context(workspace: Workspace, *, prompts: Sequence[Prompt], models: Cast) -> str:
-    """A hash of all that shapes an answer or its grades."""
-    section = workspace.config.evaluate
-    reviser = models.reviser
-    return content_hash(
-        {
-            "section": section.model_dump(mode="json", exclude={"constitution", "max_failed"}),
-            "constitutions": [workspace.constitution.hash, workspace.graded.hash],
-            "models": models.fingerprints,
-            "revise": reviser and [reviser.section.model_dump(mode="json"), reviser.threshold],
-            "prompts": [prompt.model_dump(mode="json") for prompt in prompts],
-            "seed": workspace.config.seed,
+    Raises:
+        RunError: A column's model is not trained yet.
+    """
+    config = workspace.config
+    trained_at = _trained_models(workspace)
+    async with AsyncExitStack() as stack:
+        roles = await stack.enter_async_context(
+            open_roles(config.models, journal=workspace.journal, stage="evaluate")
+        )
+        reviser = None
+        if "base+revise" in config.columns:
+            reviser, _ = await settled_reviser(workspace, roles=roles)
+        trained: dict[Column, Model] = {
+            name: await stack.enter_async_context(_trained(workspace, path))
+            for name, path in trained_at.items()
         }
-    )
+        yield Cast(roles, reviser, trained)
 
 
 @asynccontextmanager
@@ -135,18 +146,18 @@ async def _trained(workspace: Workspace, at: Path) -> AsyncGenerator[Model]:
         await model.aclose()
 
 
-def _column(name: Column, workspace: Workspace, *, models: Cast) -> Answerer:
-    section, policy = workspace.config.evaluate, models.roles.policy
+def _column(name: Column, workspace: Workspace, *, cast: Cast) -> Respondent:
+    section, policy = workspace.config.evaluate, cast.roles.policy
     match name:
         case "base":
             return answering(policy, section=section, rules=None)
         case "base+rules":
             return answering(policy, section=section, rules=workspace.constitution)
         case "base+revise":
-            assert models.reviser is not None
-            return revising(policy, section=section, reviser=models.reviser)
+            assert cast.reviser is not None
+            return revising(policy, section=section, reviser=cast.reviser)
         case "sft" | "rl" | "dpo":
-            return answering(models.trained[name], section=section, rules=None)
+            return answering(cast.trained[name], section=section, rules=None)
 
 
 async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:

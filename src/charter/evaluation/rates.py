@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar, get_args
 
 from charter.evaluation.figures import Difference, GradedAnswer, HeadToHead, Rate, WinRate
-from charter.evaluation.intervals import (
+from charter.intervals import (
     Cluster,
     difference_interval,
     rate_interval,

@@ -23,7 +23,6 @@ from charter.evaluation.figures import (
     PrincipleFigures,
     WinRate,
 )
-from charter.evaluation.intervals import mean_interval
 from charter.evaluation.judging import Judge, agreement
 from charter.evaluation.rates import (
     Verdict,
@@ -35,6 +34,7 @@ from charter.evaluation.rates import (
     rate,
     win_rate,
 )
+from charter.intervals import mean_interval
 
 EVERYWHERE = "all"
 """Where prompts of all kinds are taken together."""

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charter.evaluation.intervals import (
+from charter.intervals import (
     difference_interval,
     mean_interval,
     rate_interval,

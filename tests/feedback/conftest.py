@@ -1,4 +1,4 @@
-"""A tiny policy that can be trained by RL in seconds, and prompts for it."""
+"""A tiny policy that can be trained by RL in seconds, prompts for it, and judges."""
 
 import asyncio
 
@@ -6,16 +6,18 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from charter.config import ReinforceConfig
+from charter.config import CompareConfig, ReinforceConfig
 from charter.console import Silent
 from charter.feedback.agent import prepare_agent
+from charter.feedback.judge import Judge
 from charter.feedback.reinforce import reinforce
 from charter.feedback.rewards import with_penalties
 from charter.feedback.training import Aims
 from charter.learning.learner import apply_gradients, gradients, prepare
 from charter.learning.tokens import token_task
 from charter.learning.train import Keeping
-from charter.records import Prompt, user
+from charter.records import Comparison, Prompt, user
+from tests.feedback.judges import CONSTITUTION
 from tests.models.conftest import as_loaded, make_tokenizer
 
 PROMPTS = [
@@ -125,3 +127,24 @@ def rl(tmp_path):
         return asyncio.run(work())
 
     return run
+
+
+@pytest.fixture
+def judging():
+    """A judge over a model, with the section's settings as given."""
+
+    def make(model, *, constitution=CONSTITUTION, seed=0, **section) -> Judge:
+        return Judge(model, constitution, CompareConfig(**section), seed)
+
+    return make
+
+
+@pytest.fixture
+def pair():
+    """A comparison on a prompt of some kind."""
+
+    def make(first="one", second="two", *, kind="harmful", tags=()) -> Comparison:
+        prompt = Prompt(id="p", messages=(user("Hello?"),), kind=kind, tags=tags)
+        return Comparison(id="p:0-1", prompt=prompt, first=first, second=second)
+
+    return make

@@ -32,13 +32,15 @@ def test_help_names_every_command(monkeypatch, capsys):
     code, out, _ = charter(monkeypatch, capsys, "--help")
     assert code == 0
     for command in (
-        "init", "check", "demo", "run", "revise", "finetune", "evaluate", "inspect",
-        "chat", "diff",
+        "init", "check", "demo", "run", "revise", "finetune", "compare", "evaluate",
+        "inspect", "chat", "diff",
     ):  # fmt: skip
         assert f"\n  {command} " in out
 
 
-@pytest.mark.parametrize("command", ["init", "check", "demo", "run", "revise", "inspect", "diff"])
+@pytest.mark.parametrize(
+    "command", ["init", "check", "demo", "run", "revise", "compare", "inspect", "diff"]
+)
 def test_every_command_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = charter(monkeypatch, capsys, command, "--help")
     assert code == 0

@@ -46,12 +46,43 @@ def config(tmp_path):
             ["evaluate.columns=[base, sft]", "evaluate.judged_samples=0"],
             "to revise, 24 texts and 0 yes-or-no",
         ),
+        # Compare: 5 x 2 responses; (10 + 2 x 1) x 2 screened, (5 + 1) x 2 x (2 + 1) weighed, 2 to
+        # fit.
+        (["learn=[sft, rl]"], "to revise, 10 texts and 62 questions to compare, 108 texts"),
+        (
+            ["learn=[sft, dpo]", "compare.responses=3", "compare.votes=5"],
+            "495 texts and 36 questions to compare",
+        ),
+        (
+            ["learn=[sft, rl]", "compare.chain_of_thought=true", "compare.principles=1"],
+            "34 texts and 50 questions to compare",
+        ),
         (["evaluate.judged_samples=9"], "96 texts and 194 yes-or-no questions to evaluate"),
     ],
 )
 def test_the_cost_counts_every_call_that_a_run_may_make(config, overrides, cost):
     lines = check_project(config, overrides=overrides).lines()
     assert any(line.startswith("cost: at most ") and cost in line for line in lines), lines
+
+
+def test_prompts_for_rl_and_peoples_preferences_are_checked_too(config):
+    rows = config.parent / "rl.jsonl"
+    rows.write_text('{"prompt": "Hi"}\nnot json\n')
+    people = config.parent / "people.jsonl"
+    people.write_text('{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello."}\n')
+    found = check_project(
+        config, overrides=[f"prompts.rl={rows}", f"compare.human={{path: {people}}}"]
+    )
+    assert found.prompts["rl"].valid == 1
+    assert [problem.partition("rl.jsonl")[2] for problem in found.problems[:1]] == [
+        ":2: not JSON: Expecting value (column 1)"
+    ]
+    assert "people.jsonl:1: no `rejected`" in found.problems[1]
+    missing = check_project(config, overrides=["compare.human={path: /no/such.jsonl}"])
+    assert (
+        "/no/such.jsonl: no such file. Correct the path under `compare.human`"
+        in (missing.problems[0])
+    )
 
 
 def test_the_judge_asks_about_the_principles_that_are_graded(config):

@@ -14,12 +14,11 @@ from charter.evaluation.answers import Respondent, answering, revising
 from charter.evaluation.evaluate import evaluate
 from charter.evaluation.judging import Judge
 from charter.evaluation.summary import summarise
-from charter.journal import JournaledModel, Records
+from charter.journal import Records
 from charter.model import Model
-from charter.models.sources import open_model
 from charter.pipeline.fitting import settled_reviser
 from charter.pipeline.outcome import evaluation_path
-from charter.pipeline.roles import Roles, open_roles, trained_source
+from charter.pipeline.roles import Roles, open_frozen, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
 from charter.records import Prompt, content_hash
@@ -131,19 +130,16 @@ async def _cast(workspace: Workspace) -> AsyncGenerator[Cast]:
         if "base+revise" in config.columns:
             reviser, _ = await settled_reviser(workspace, roles=roles)
         trained: dict[Column, Model] = {
-            name: await stack.enter_async_context(_trained(workspace, path))
+            name: await stack.enter_async_context(
+                open_frozen(
+                    trained_source(config.models, at=path),
+                    journal=workspace.journal,
+                    stage="evaluate",
+                )
+            )
             for name, path in trained_at.items()
         }
         yield Cast(roles, reviser, trained)
-
-
-@asynccontextmanager
-async def _trained(workspace: Workspace, at: Path) -> AsyncGenerator[Model]:
-    model = await open_model(trained_source(workspace.config.models, at=at))
-    try:
-        yield JournaledModel(model, journal=workspace.journal, stage="evaluate")
-    finally:
-        await model.aclose()
 
 
 def _column(name: Column, workspace: Workspace, *, cast: Cast) -> Respondent:

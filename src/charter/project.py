@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from charter.config import Config, PromptSource, load_config
 from charter.constitution import Constitution, load_constitution
 from charter.errors import ConfigError, ConstitutionError
+from charter.evaluation.columns import STARTED_FROM, opponents
 from charter.prompts import PromptCounts, check_prompts
 
 STARTER_PROJECT = Path(str(files("charter"))) / "starter"
@@ -85,7 +86,11 @@ class CheckReport:
         to_evaluate = _to_evaluate(
             config, self.constitution, graded=graded, prompts=self.prompts["heldout"].valid
         )
-        return f"at most {to_revise} to revise, {to_evaluate} to evaluate"
+        to_choose = _to_choose(config, graded, prompts=self.prompts["heldout"].valid)
+        costs = [f"{to_revise} to revise", f"{to_evaluate} to evaluate"]
+        if to_choose:
+            costs.append(f"{to_choose:,} choices between answers")
+        return f"at most {', '.join(costs)}"
 
     def summary(self) -> dict[str, Any]:
         """The findings for machines."""
@@ -139,6 +144,22 @@ def _to_evaluate(
     return _Calls(
         answers * (len(config.columns) + mending.texts), answers * mending.questions + judging
     )
+
+
+def _to_choose(config: Config, graded: Constitution, *, prompts: int) -> int:
+    """Calls to compare the columns' answers head to head; screening them is grading already."""
+    section, asked = config.compare, config.evaluate
+    if asked.head_to_head == 0.0:
+        return 0
+    pairs = sum(
+        len(opponents(column, config.columns))
+        for column in config.columns
+        if column in STARTED_FROM
+    )
+    # Under the drawn principles, and which reply helps more: each in both orders.
+    questions = 2 * (min(section.principles, len(graded.principles)) + 1)
+    calls = max(section.votes, 1) * (2 if section.chain_of_thought else 1)
+    return prompts * min(asked.judged_samples, asked.samples) * pairs * questions * calls
 
 
 def check_project(path: Path, *, overrides: Sequence[str] = ()) -> CheckReport:

@@ -85,6 +85,23 @@ def test_prompts_for_rl_and_peoples_preferences_are_checked_too(config):
     )
 
 
+@pytest.mark.parametrize(
+    ("overrides", "cost"),
+    [
+        # 3 prompts x 1 pair x 2 orders x (2 principles + help).
+        ([], "to evaluate, 18 choices between answers"),
+        (["learn=[sft, rl]", "evaluate.judged_samples=2"], "108 choices between answers"),
+        (["compare.principles=1", "compare.votes=5"], "60 choices between answers"),
+        (["compare.chain_of_thought=true"], "36 choices between answers"),
+        (["evaluate.head_to_head=0.0"], "to evaluate"),
+        (["evaluate.columns=[base, base+rules]"], "to evaluate"),
+    ],
+)
+def test_the_cost_counts_the_comparisons_of_answers(config, overrides, cost):
+    lines = check_project(config, overrides=overrides).lines()
+    assert [line for line in lines if line.startswith("cost: ") and line.endswith(cost)]
+
+
 def test_the_judge_asks_about_the_principles_that_are_graded(config):
     graded = config.parent / "graded.yaml"
     graded.write_text("- Be kind.\n- Be brief.\n- Be honest.\n")
@@ -93,7 +110,7 @@ def test_the_judge_asks_about_the_principles_that_are_graded(config):
         for line in check_project(config, overrides=[f"evaluate.constitution={graded}"]).lines()
         if line.startswith("cost: ")
     ]
-    assert cost.endswith("96 texts and 96 yes-or-no questions to evaluate")
+    assert "96 texts and 96 yes-or-no questions to evaluate" in cost
 
 
 def test_a_new_project_has_no_file_that_its_configuration_does_not_mention(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from charter.config import Config, PromptSource, load_config
 from charter.constitution import Constitution, load_constitution
 from charter.errors import ConfigError, ConstitutionError
+from charter.evaluation.columns import STARTED_FROM, opponents
 from charter.prompts import PromptCounts, check_pairs, check_prompts
 
 STARTER_PROJECT = Path(str(files("charter"))) / "starter"
@@ -90,7 +91,11 @@ class CheckReport:
             asked = self.prompts["rl" if config.prompts.rl else "train"].valid
             to_compare = _to_compare(config, self.constitution, prompts=asked)
             costs.append(f"{to_compare} to compare")
-        return f"at most {', '.join([*costs, f'{to_evaluate} to evaluate'])}"
+        costs.append(f"{to_evaluate} to evaluate")
+        to_choose = _to_choose(config, graded, prompts=self.prompts["heldout"].valid)
+        if to_choose:
+            costs.append(f"{to_choose:,} choices between answers")
+        return f"at most {', '.join(costs)}"
 
     def summary(self) -> dict[str, Any]:
         """The findings for machines."""
@@ -160,6 +165,22 @@ def _to_evaluate(
     return _Calls(
         answers * (len(config.columns) + mending.texts), answers * mending.questions + judging
     )
+
+
+def _to_choose(config: Config, graded: Constitution, *, prompts: int) -> int:
+    """Calls to compare the columns' answers head to head; screening them is grading already."""
+    section, asked = config.compare, config.evaluate
+    if asked.head_to_head == 0.0:
+        return 0
+    pairs = sum(
+        len(opponents(column, config.columns))
+        for column in config.columns
+        if column in STARTED_FROM
+    )
+    # Under the drawn principles, and which reply helps more: each in both orders.
+    questions = 2 * (min(section.principles, len(graded.principles)) + 1)
+    calls = max(section.votes, 1) * (2 if section.chain_of_thought else 1)
+    return prompts * min(asked.judged_samples, asked.samples) * pairs * questions * calls
 
 
 def check_project(path: Path, *, overrides: Sequence[str] = ()) -> CheckReport:

@@ -12,8 +12,12 @@ from charter.config import Column
 from charter.errors import PromptError, RunError
 from charter.evaluation.answers import Respondent, answering, revising
 from charter.evaluation.evaluate import evaluate
+from charter.evaluation.figures import HeadToHead
+from charter.evaluation.head_to_head import Referee, head_to_head
 from charter.evaluation.judging import Judge
 from charter.evaluation.summary import summarise
+from charter.feedback.judge import Judge as PreferenceJudge
+from charter.feedback.judge import judge_comparison
 from charter.journal import Records
 from charter.model import Model
 from charter.pipeline.fitting import settled_reviser
@@ -21,7 +25,7 @@ from charter.pipeline.outcome import evaluation_path
 from charter.pipeline.roles import Roles, open_frozen, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
-from charter.records import Prompt, content_hash
+from charter.records import Comparison, Preference, Prompt, content_hash
 from charter.run import Tally, write_atomically, write_jsonl
 from charter.screening import fit_threshold
 from charter.supervised.revise import Reviser
@@ -30,14 +34,16 @@ log = logging.getLogger(__name__)
 
 TRAINED_BY: Mapping[Column, str] = {"sft": "finetune", "rl": "reinforce", "dpo": "dpo"}
 """The stage that trains a column's model, which lies in the run's `models/` under that name."""
+_JUDGING = {"principles", "chain_of_thought", "clamp", "votes", "tie_margin", "max_new_tokens"}
+"""The settings of `compare` that shape a verdict."""
 
 
 async def evaluate_stage(workspace: Workspace) -> Tally:
-    """Answers and grades; writes evaluation.json and all that it was made of.
+    """Answers, grades and compares; writes evaluation.json and all that it was made of.
 
     Raises:
         RunError: A column's model is not trained yet.
-        FailureLimitError: Too many answers failed.
+        FailureLimitError: Too many answers failed, or too many comparisons of them.
     """
     config, data = workspace.config, workspace.directory.data
     prompts = tuple(read_prompts(config.prompts.heldout, system=config.prompts.system))
@@ -57,10 +63,26 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
             width=cast.roles.width,
             progress=workspace.progress,
         )
+        comparisons: tuple[HeadToHead, ...] = ()
+        if (referee := _referee(workspace, cast)) is not None:
+            comparisons, compared = await head_to_head(
+                prompts,
+                answers=answers,
+                constitution=workspace.graded,
+                referee=referee,
+                section=config.evaluate,
+                seed=config.seed,
+                store=_store(workspace),
+                width=cast.roles.width,
+                progress=workspace.progress,
+            )
+            tally = tally.followed_by(compared)
+            write_jsonl(data / "head_to_head.jsonl", comparisons)
     write_jsonl(data / "answers.jsonl", answers)
     write_jsonl(data / "heldout.jsonl", prompts)
     figures = summarise(
         answers,
+        comparisons=comparisons,
         constitution=workspace.graded,
         groups=config.evaluate.groups,
         judge=judge,
@@ -82,7 +104,7 @@ def _warn_of_empty_groups(prompts: Iterable[Prompt], *, tags: Iterable[str]) -> 
 
 
 def _store(workspace: Workspace) -> Records:
-    """Finished answers; what else shapes one is in its key: models, prompt and judge."""
+    """Answers and verdicts; what else shapes one is in its key: models, prompt and texts."""
     shaping = {"constitution": workspace.graded.hash, "seed": workspace.config.seed}
     return workspace.journal.records("evaluate", context=content_hash(shaping))
 
@@ -129,16 +151,18 @@ async def _cast(workspace: Workspace) -> AsyncGenerator[Cast]:
         reviser = None
         if "base+revise" in config.columns:
             reviser, _ = await settled_reviser(workspace, roles=roles)
-        trained: dict[Column, Model] = {
-            name: await stack.enter_async_context(
+        trained: dict[Column, Model] = {}
+        for name, path in trained_at.items():
+            model = await stack.enter_async_context(
                 open_frozen(
                     trained_source(config.models, at=path),
                     journal=workspace.journal,
                     stage="evaluate",
                 )
             )
-            for name, path in trained_at.items()
-        }
+            # Training may leave a model as it was: two of one must not both be asked the same.
+            same = (other for other in trained.values() if other.fingerprint == model.fingerprint)
+            trained[name] = next(same, model)
         yield Cast(roles, reviser, trained)
 
 
@@ -166,3 +190,20 @@ async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:
         threshold=threshold.value,
         same_as_training=roles.judge.fingerprint in taught,
     )
+
+
+def _referee(workspace: Workspace, cast: Cast) -> Referee | None:
+    """Compares answers as `compare` does, by the rules that grade."""
+    config, model = workspace.config, cast.roles.judge
+    is_wanted = config.evaluate.head_to_head > 0.0 and config.evaluate.judged_samples > 0
+    if not (is_wanted and cast.trained):
+        return None
+    judge = PreferenceJudge(model, workspace.graded, config.compare, config.seed)
+
+    async def prefer(comparison: Comparison) -> Preference:
+        verdict = await judge_comparison(comparison, judge=judge)
+        assert verdict is not None  # prompts that no principle speaks to are left out
+        return verdict.preference
+
+    section = config.compare.model_dump(mode="json", include=_JUDGING)
+    return Referee(prefer, content_hash({"judge": model.fingerprint, "section": section}))

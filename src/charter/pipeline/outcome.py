@@ -18,6 +18,7 @@ from charter.run import Manifest, Tally
 _CAPTIONS = {
     "evaluation.json": "every figure of the table, with intervals and differences",
     "data/answers.jsonl": "every answer behind it, graded",
+    "data/head_to_head.jsonl": "which of two models' answers the judge preferred",
     "data/heldout.jsonl": "the prompts that were answered",
     "data/revisions.jsonl": "responses, critiques and revisions",
     "data/demonstrations.jsonl": "what was trained on",

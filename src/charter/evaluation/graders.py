@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from charter.constitution import Principle
-from charter.evaluation.refusal import refuses
 from charter.records import Kind, Prompt, Record
+from charter.refusal import refuses
 
 
 class Grades(Record):

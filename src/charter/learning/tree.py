@@ -73,9 +73,9 @@ _log = logging.getLogger(__name__)
 def fitting_layout(model: PreTrainedModel, *, probe: Sequence[Group]) -> Layout:
     """The cheapest layout for groups like `probe` that gives what `rows` gives.
 
-    A layout's cost is its multiplications: `tokens` times the weights of a layer, plus `pairs` (of
-    a token and one that it compares itself with) times twice the width, which weigh double since attention
-    keeps a processor less busy.
+    A layout's cost is its multiplications in a layer: its tokens times the layer's weights, plus
+    its pairs (of a token and one that it is compared with) times twice the width, which count
+    double since attention keeps a processor less busy.
 
     Args:
         model: A causal language model, or a sequence classification model with one label, which

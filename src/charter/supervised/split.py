@@ -14,8 +14,7 @@ from charter.config import FinetuneConfig
 from charter.errors import ConfigError, PromptError
 from charter.records import Demonstration, Prompt, Record
 from charter.seeding import shuffled
-from charter.similarity import clusters, similar_to_any
-from charter.supervised.demonstrations import dialogue_text
+from charter.similarity import clusters, dialogue_text, similar_to_any
 
 
 class Split(Record):

@@ -103,7 +103,8 @@ def run_all(
     run: RunOption = DEFAULT_RUN,
     overrides: SetOption = None,
     until: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Stop after revise, finetune or evaluate.")
+        str | None,
+        typer.Option(metavar="STAGE", help="Stop after revise, finetune, compare or evaluate."),
     ] = None,
     reuse: ReuseOption = None,
     as_json: JsonOption = False,
@@ -133,6 +134,18 @@ def finetune(
 ) -> None:
     """Fine-tune on the demonstrations: writes models/sft."""
     _run(config, run=run, overrides=overrides, only="finetune", as_json=as_json)
+
+
+@app.command(epilog="Example: charter compare charter.yaml --run runs/main")
+def compare(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    reuse: ReuseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pairs of the SFT model's responses, judged: writes the preferences."""
+    _run(config, run=run, overrides=overrides, only="compare", reuse=reuse, as_json=as_json)
 
 
 @app.command(epilog="Example: charter evaluate charter.yaml --run runs/main")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from charter.evaluation.figures import Difference, GradedAnswer, Rate
-from charter.evaluation.intervals import Cluster, difference_interval, rate_interval
+from charter.intervals import Cluster, difference_interval, rate_interval
 from charter.records import Kind
 
 Verdict = Callable[[GradedAnswer], bool | None]

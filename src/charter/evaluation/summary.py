@@ -20,9 +20,9 @@ from charter.evaluation.figures import (
     PatternGraders,
     PrincipleFigures,
 )
-from charter.evaluation.intervals import mean_interval
 from charter.evaluation.judging import Judge, agreement
 from charter.evaluation.rates import Verdict, about, broken, difference, of_kind, rate
+from charter.intervals import mean_interval
 from charter.records import Kind
 
 BASE = "base"

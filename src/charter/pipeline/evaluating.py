@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,12 +12,10 @@ from charter.errors import PromptError, RunError
 from charter.evaluation.answers import Answerer, answering, revising
 from charter.evaluation.evaluate import evaluate, graded_answers
 from charter.evaluation.judging import Judge
-from charter.journal import JournaledModel
 from charter.model import Model
-from charter.models.sources import open_model
 from charter.pipeline.fitting import settled_reviser
 from charter.pipeline.outcome import evaluation_path
-from charter.pipeline.roles import Roles, open_roles, trained_source
+from charter.pipeline.roles import Roles, open_frozen, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
 from charter.records import Prompt, content_hash
@@ -50,7 +48,13 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
         if "base+revise" in config.columns:
             models = replace(models, reviser=(await settled_reviser(workspace, roles=roles))[0])
         trained = {
-            name: await stack.enter_async_context(_trained(workspace, path))
+            name: await stack.enter_async_context(
+                open_frozen(
+                    trained_source(config.models, at=path),
+                    journal=workspace.journal,
+                    stage="evaluate",
+                )
+            )
             for name, path in trained_at.items()
         }
         models = replace(models, trained=trained)
@@ -124,15 +128,6 @@ def _context(workspace: Workspace, *, prompts: Sequence[Prompt], models: Cast) -
             "seed": workspace.config.seed,
         }
     )
-
-
-@asynccontextmanager
-async def _trained(workspace: Workspace, at: Path) -> AsyncGenerator[Model]:
-    model = await open_model(trained_source(workspace.config.models, at=at))
-    try:
-        yield JournaledModel(model, journal=workspace.journal, stage="evaluate")
-    finally:
-        await model.aclose()
 
 
 def _column(name: Column, workspace: Workspace, *, models: Cast) -> Answerer:

@@ -22,6 +22,8 @@ _CAPTIONS = {
     "data/revisions.jsonl": "responses, critiques and revisions",
     "data/demonstrations.jsonl": "what was trained on",
     "data/revision_pairs.jsonl": "revised over initial responses, for preference training",
+    "data/preferences.jsonl": "soft preferences between responses, in TRL's form",
+    "metrics/compare.json": "how far the judge can be trusted",
     "metrics/finetune.svg": "loss curves with the turning point",
     "models/sft": "the SFT model: a Hugging Face directory",
     "manifest.json": "what became of every record",

@@ -13,10 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from charter.config import GatesConfig, ReviseConfig
-from charter.errors import RunError
 from charter.records import (
     Demonstration,
     Provenance,
@@ -25,6 +22,7 @@ from charter.records import (
     RevisionPair,
     assistant,
 )
+from charter.run import read_jsonl
 from charter.similarity import similar_to_earlier
 from charter.splitting import dialogue_text
 from charter.supervised.gates import Candidate, same_text, stopped_by
@@ -121,24 +119,7 @@ def read_demonstrations(path: Path) -> Iterator[Demonstration]:
     Raises:
         RunError: The file cannot be read, or a line is no demonstration.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                yield _demonstration_in(line, place=f"{path}:{number}")
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be read: {error.strerror}. Run `charter revise` first."
-        ) from error
-
-
-def _demonstration_in(line: str, *, place: str) -> Demonstration:
-    try:
-        return Demonstration.model_validate_json(line)
-    except ValidationError as error:
-        raise RunError(
-            f"{place}: not a demonstration: {error.errors()[0]['msg']}. "
-            "Run `charter revise` again to write the file anew."
-        ) from error
+    return read_jsonl(path, Demonstration, what="demonstration", made_by="revise")
 
 
 def _candidates(revision: Revision, *, control_tokens: Collection[str]) -> dict[int, Candidate]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charter.evaluation.intervals import difference_interval, mean_interval, rate_interval
+from charter.intervals import difference_interval, mean_interval, rate_interval
 
 cluster = st.integers(1, 8).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 clusters = st.lists(cluster, min_size=1, max_size=60)

@@ -10,19 +10,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from charter.config import TrainingConfig
 from charter.console import Progress
+from charter.encoding import Encoder
 from charter.learning.card import CardFacts, model_card
 from charter.learning.checkpoints import whole_directory
 from charter.learning.curve import loss_curve
 from charter.learning.memory import memory_for
 from charter.learning.metrics import TrainRow, ValidationRow
-from charter.learning.pretrained import made_trainable, recompute_activations, save_trained
+from charter.learning.pretrained import made_trainable, save_trained
 from charter.learning.pupil import Pupil
 from charter.learning.recipe import recipe_of
 from charter.learning.task import Task
@@ -68,6 +69,22 @@ class TrainingResult(Record):
     """None, as the next: nothing was held out."""
     validation_loss: float | None
     """At `best_step`."""
+
+
+class Save(Protocol):
+    """Fills a directory with a model and what belongs to it."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: Encoder,
+        directory: Path,
+        dtype: torch.dtype,
+    ) -> None:
+        """See `pretrained.save_trained`."""
+        ...
 
 
 Result = TypeVar("Result", bound=TrainingResult)
@@ -136,9 +153,13 @@ def teach(
     section, dtype = lesson.section, pupil.model.dtype
     recipe = recipe_of(section, parameters=pupil.model.num_parameters())
     with memory_for("the start of training", stage=lesson.stage):
-        model = made_trainable(pupil.model, lora=section.lora, seed=lesson.seed, stage=lesson.stage)
-        if section.gradient_checkpointing:
-            recompute_activations(model)
+        model = made_trainable(
+            pupil.model,
+            lora=section.lora,
+            seed=lesson.seed,
+            stage=lesson.stage,
+            gradient_checkpointing=section.gradient_checkpointing,
+        )
         training, validation = tasks(model)
     outcome = train(
         model,
@@ -157,7 +178,13 @@ def teach(
 
 
 def keep(
-    taught: Taught, *, pupil: Pupil, result: TrainingResult, card: CardFacts, places: Places
+    taught: Taught,
+    *,
+    pupil: Pupil,
+    result: TrainingResult,
+    card: CardFacts,
+    places: Places,
+    save: Save = save_trained,
 ) -> None:
     """Saves what the pupil has become, with its papers; the checkpoints have served.
 
@@ -167,12 +194,13 @@ def keep(
         result: For a rerun, which reads it and trains no more.
         card: For people.
         places: Where it goes.
+        save: How such a model is saved.
 
     Raises:
         RunError: The disk is full, or may not be written to.
     """
     with whole_directory(places.out) as partial:
-        save_trained(
+        save(
             taught.model,
             tokenizer=pupil.tokenizer,
             encoder=pupil.encoder,

@@ -113,6 +113,13 @@ def _revised(workspace: Workspace) -> list[PreferencePair]:
     ]
 
 
+def human_preferences(workspace: Workspace) -> list[PreferencePair]:
+    """People's preferences, each once; the rows that are none are written down."""
+    people, unusable = _human(workspace)
+    _write_down(unusable, workspace=workspace)
+    return each_once(people)
+
+
 def _human(workspace: Workspace) -> tuple[list[PreferencePair], list[Quarantined]]:
     """People's preferences, and the rows that are none."""
     config = workspace.config

@@ -18,7 +18,7 @@ from tests.feedback.learners import (
 SECTION = DpoConfig(
     epochs=6, tokens_per_batch=512, lr=1e-2, patience=50, checkpoint_every_s=0.0, validate_every=8
 )
-BRIEF = SECTION.model_copy(update={"epochs": 1})
+BRIEF = SECTION.model_copy(update={"epochs": 1, "tokens_per_batch": 128})
 FEW = {
     "preferences": [preference(number) for number in range(24)],
     "validation": [preference(number) for number in range(1000, 1006)],

@@ -28,7 +28,7 @@ from tests.feedback.learners import (
 SECTION = RewardConfig(
     epochs=6, tokens_per_batch=512, lr=1e-2, patience=50, checkpoint_every_s=0.0, validate_every=8
 )
-BRIEF = SECTION.model_copy(update={"epochs": 1})
+BRIEF = SECTION.model_copy(update={"epochs": 1, "tokens_per_batch": 128})
 FEW = {
     "preferences": [preference(number) for number in range(24)],
     "validation": [preference(number) for number in range(1000, 1006)],
@@ -192,7 +192,7 @@ def test_a_missing_account_of_the_reward_model_names_the_command(tmp_path):
 
 
 def test_nothing_longer_than_the_models_context_is_read(tmp_path):
-    pupil = replace(new_pupil(), context=12)
+    pupil = replace(new_pupil(), context=20)
     result = taught_into(tmp_path, reward, section=BRIEF, pupil=pupil, **FEW)
     assert len(result.too_long) > 0
     assert result.examples + result.validation_examples + len(result.too_long) == 30

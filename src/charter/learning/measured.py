@@ -155,7 +155,8 @@ def _read_down(at: Path, title: str) -> list[float] | None:
     """What was written down under this title; None: nothing, or about something else."""
     try:
         with cast("Any", safe_open)(at, framework="pt") as file:
-            if (file.metadata() or {}).get("identity") != title:
+            written: Mapping[str, str] = file.metadata() or {}
+            if written.get("identity") != title:
                 return None
             return _listed(file.get_tensor(_CONTENT))
     except (FileNotFoundError, SafetensorError):

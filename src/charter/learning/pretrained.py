@@ -12,6 +12,7 @@ from charter.config import LoraConfig
 from charter.encoding import Encoder
 from charter.errors import ConfigError
 from charter.learning.processes import seed_draws
+from charter.learning.tree import SCALAR_HEAD
 from charter.seeding import derive
 
 ADAPTER = "adapter"
@@ -56,8 +57,12 @@ def _checkpoint_gradients(model: PreTrainedModel, *, stage: str) -> None:
             f"`{stage}.gradient_checkpointing`: {type(model).__name__} cannot. Remove it, and "
             f"lower `{stage}.tokens_per_batch` if memory is short"
         )
-    # The other, reentrant kind gives frozen embeddings under adapters no gradient to start from.
-    trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers is about to give it another name.
+    enable = getattr(
+        trained, "activation_checkpointing_enable", trained.gradient_checkpointing_enable
+    )
+    # The other, reentrant kind finds no gradient to start from where embeddings are frozen.
+    enable({"use_reentrant": False})
 
 
 def _adapted(model: PreTrainedModel, *, lora: LoraConfig, seed: int, stage: str) -> PreTrainedModel:
@@ -67,6 +72,9 @@ def _adapted(model: PreTrainedModel, *, lora: LoraConfig, seed: int, stage: str)
         raise ConfigError(
             f"`{stage}.lora` needs peft: install `charter[lora]`, or remove that section"
         ) from error
+    head = getattr(model, SCALAR_HEAD, None)
+    if head is not None:
+        head.float()
     seed_draws(derive(seed, "lora"))
     settings = peft.LoraConfig(
         r=lora.rank,
@@ -80,9 +88,6 @@ def _adapted(model: PreTrainedModel, *, lora: LoraConfig, seed: int, stage: str)
         adapted = peft.get_peft_model(model, settings)
     except ValueError as error:
         raise ConfigError(f"`{stage}.lora` does not fit this model: {error}") from error
-    for value in adapted.parameters():
-        if value.requires_grad:
-            value.data = value.data.float()
     return cast("PreTrainedModel", adapted)
 
 
@@ -106,7 +111,7 @@ def save_trained(
         saved = saved.merge_and_unload()
     if saved.can_generate():
         saved.generation_config.eos_token_id = sorted(encoder.eos_ids)
-    else:
+    else:  # a reward model has no generation config, and scores what ends with one of these
         saved.config.eos_token_id = sorted(encoder.eos_ids)
     saved.to(dtype).save_pretrained(directory)
     vocabulary: Any = tokenizer

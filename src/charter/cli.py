@@ -104,7 +104,7 @@ def run_all(
     overrides: SetOption = None,
     until: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", help="Stop after revise, finetune, compare or evaluate."),
+        typer.Option(metavar="STAGE", help="Stop after this stage."),
     ] = None,
     reuse: ReuseOption = None,
     as_json: JsonOption = False,
@@ -146,6 +146,39 @@ def compare(
 ) -> None:
     """Pairs of the SFT model's responses, judged: writes the preferences."""
     _run(config, run=run, overrides=overrides, only="compare", reuse=reuse, as_json=as_json)
+
+
+@app.command(epilog="Example: charter reward charter.yaml --run runs/main")
+def reward(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a reward model on the preferences: writes models/reward."""
+    _run(config, run=run, overrides=overrides, only="reward", as_json=as_json)
+
+
+@app.command(epilog="Example: charter reinforce charter.yaml --run runs/main")
+def reinforce(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reinforce the SFT model by what its reward says: writes models/rl."""
+    _run(config, run=run, overrides=overrides, only="reinforce", as_json=as_json)
+
+
+@app.command(epilog="Example: charter dpo charter.yaml --run runs/main")
+def dpo(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the SFT model on the preferences directly: writes models/dpo."""
+    _run(config, run=run, overrides=overrides, only="dpo", as_json=as_json)
 
 
 @app.command(epilog="Example: charter evaluate charter.yaml --run runs/main")

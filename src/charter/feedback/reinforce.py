@@ -103,7 +103,7 @@ async def reinforce(
         BackendError: The policy or a judge could not answer.
     """
     longest = max(len(agent.encoder.prompt_ids(prompt.messages)) for prompt in prompts)
-    with memory_for("the start of RL"):
+    with memory_for("the start of RL", stage="reinforce"):
         learner = prepare(
             agent.model,
             weight_decay=section.weight_decay,
@@ -164,7 +164,7 @@ async def _learn(training: Training, keeping: Keeping, told: Progress) -> Stop |
     for step in range(taken + 1, section.steps + 1):
         if stopped is not None:
             return stopped
-        with memory_for(f"step {step} of RL"):
+        with memory_for(f"step {step} of RL", stage="reinforce"):
             new: list[Row] = [await take_round(training, step)]
         training.rows.extend(new)
         if step % section.monitor_every == 0 or step == section.steps:

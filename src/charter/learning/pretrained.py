@@ -111,6 +111,8 @@ def save_trained(
         saved = saved.merge_and_unload()
     if saved.can_generate():
         saved.generation_config.eos_token_id = sorted(encoder.eos_ids)
+    else:  # a reward model has no generation config, and scores what ends with one of these
+        saved.config.eos_token_id = sorted(encoder.eos_ids)
     saved.to(dtype).save_pretrained(directory)
     vocabulary: Any = tokenizer
     vocabulary.chat_template = encoder.template

@@ -48,6 +48,10 @@ class Processes(Protocol):
         """Adds the loss's gradient to the parameters."""
         ...
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """Inside, a forward pass runs in the precision of training, `prepare`d or not."""
+        ...
+
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside, gradients gather in each process and are not averaged yet."""
         ...

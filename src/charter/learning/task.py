@@ -29,6 +29,8 @@ class Task:
     digest: str
     """Identifies what the items hold."""
     loss: Loss
+    unit: str = "token"
+    """What the units are, for people."""
 
     def units_of(self, names: Sequence[str]) -> int:
         """What the summed loss of these items is divided by."""

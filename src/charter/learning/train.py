@@ -105,7 +105,7 @@ def train(
         RunError: The checkpoints belong to another training, or memory ran out.
     """
     _warn_of_little(task, validation)
-    with memory_for("the start of training"):
+    with memory_for("the start of training", stage=task.stage):
         longest = max(task.lengths.values(), default=0)
         learner = prepare(model, weight_decay=recipe.weight_decay, longest=longest)
         course = plan_course(task, validation=validation, recipe=recipe, seed=seed, model=identity)
@@ -130,7 +130,7 @@ def _learn(
     for step, names in enumerate(course.steps_after(taken), start=taken + 1):
         if turned:
             break
-        with memory_for(f"step {step} of training"):
+        with memory_for(f"step {step} of training", stage=course.task.stage):
             new = _take_step(learner, course, step, names, rows)
         rows.extend(new)
         turned = course.has_turned(rows) if len(new) > 1 else False

@@ -18,13 +18,21 @@ from charter.run import Tally
 
 __all__ = ["Outcome", "Request", "run_pipeline", "stages_of"]
 
-Stage = Literal["revise", "finetune", "compare", "evaluate"]
-_NEEDED_FOR: Mapping[Stage, frozenset[Learning]] = {"compare": frozenset({"rl", "dpo"})}
+Stage = Literal["revise", "finetune", "compare", "reward", "reinforce", "dpo", "evaluate"]
+_NEEDED_FOR: Mapping[Stage, frozenset[Learning]] = {
+    "compare": frozenset({"rl", "dpo"}),
+    "reward": frozenset({"rl"}),
+    "reinforce": frozenset({"rl"}),
+    "dpo": frozenset({"dpo"}),
+}
 """What a stage is run for; the others are run for everything."""
 _RESULTS: dict[Stage, tuple[str, ...]] = {
     "revise": ("data/revisions.jsonl", "data/demonstrations.jsonl", "data/revision_pairs.jsonl"),
     "finetune": ("models/sft/training.json", "models/sft/*.safetensors"),
     "compare": ("data/preferences.jsonl", "metrics/compare.json"),
+    "reward": ("models/reward/training.json", "models/reward/*.safetensors", "metrics/reward.json"),
+    "reinforce": ("models/rl/training.json", "models/rl/*.safetensors"),
+    "dpo": ("models/dpo/training.json", "models/dpo/*.safetensors"),
     "evaluate": ("evaluation.json", "data/answers.jsonl", "data/heldout.jsonl"),
 }
 """What a stage is done for, as patterns: where one matches nothing, the stage is made again."""
@@ -98,6 +106,18 @@ def _run_stage(stage: Stage, workspace: Workspace) -> Tally:
             from charter.pipeline.comparing import compare_stage
 
             return asyncio.run(compare_stage(workspace))
+        case "reward":
+            from charter.pipeline.rewarding import reward_stage
+
+            return reward_stage(workspace)
+        case "reinforce":
+            from charter.pipeline.reinforcing import reinforce_stage
+
+            return asyncio.run(reinforce_stage(workspace))
+        case "dpo":
+            from charter.pipeline.preferring import dpo_stage
+
+            return dpo_stage(workspace)
         case "evaluate":
             from charter.pipeline.evaluating import evaluate_stage
 

@@ -56,13 +56,7 @@ def gathered(workspace: Workspace) -> Material:
     bad: list[Quarantined] = []
     counts = count_prompts(sources, on_bad=bad.append, system=system)
     heldout = tuple(read_prompts(config.prompts.heldout, system=system))
-    chosen = chosen_prompts(
-        [_as_deployed(prompt, workspace) for prompt in read_prompts(sources, system=system)],
-        heldout=heldout,
-        near_duplicate=near_duplicate,
-        mix=config.compare.mix,
-        seed=config.seed,
-    )
+    chosen = feedback_prompts(workspace)
     found: dict[PreferenceSource, list[PreferencePair]] = {"revision": _revised(workspace)}
     people, unusable = _human(workspace)
     if config.compare.human is not None:
@@ -79,6 +73,24 @@ def gathered(workspace: Workspace) -> Material:
         }
     _write_down([*bad, *unusable], workspace=workspace)
     return Material(prompts=counts, chosen=chosen, extra=extra, dropped=dropped)
+
+
+def feedback_prompts(workspace: Workspace) -> Chosen:
+    """The prompts of the feedback half: near no held-out one, in the stated mix of kinds.
+
+    Raises:
+        PromptError: A file is missing.
+        ConfigError: The mix of kinds cannot be had.
+    """
+    config = workspace.config
+    sources, system = config.prompts.rl or config.prompts.train, config.prompts.system
+    return chosen_prompts(
+        [_as_deployed(prompt, workspace) for prompt in read_prompts(sources, system=system)],
+        heldout=tuple(read_prompts(config.prompts.heldout, system=system)),
+        near_duplicate=config.finetune.near_duplicate,
+        mix=config.compare.mix,
+        seed=config.seed,
+    )
 
 
 def _as_deployed(prompt: Prompt, workspace: Workspace) -> Prompt:
@@ -111,6 +123,13 @@ def _revised(workspace: Workspace) -> list[PreferencePair]:
         )
         for pair in pairs
     ]
+
+
+def human_preferences(workspace: Workspace) -> list[PreferencePair]:
+    """People's preferences, each once; the rows that are none are written down."""
+    people, unusable = _human(workspace)
+    _write_down(unusable, workspace=workspace)
+    return each_once(people)
 
 
 def _human(workspace: Workspace) -> tuple[list[PreferencePair], list[Quarantined]]:

@@ -26,6 +26,11 @@ _CAPTIONS = {
     "data/preferences.jsonl": "soft preferences between responses, in TRL's form",
     "metrics/compare.json": "how far the judge can be trusted",
     "metrics/finetune.svg": "loss curves with the turning point",
+    "metrics/reward.json": "how well the reward model orders held-out responses",
+    "metrics/reward.svg": "its loss curves",
+    "metrics/dpo.svg": "loss curves of DPO",
+    "models/reward": "the reward model: a Hugging Face directory",
+    "models/dpo": "the DPO model: a Hugging Face directory",
     "models/sft": "the SFT model: a Hugging Face directory",
     "manifest.json": "what became of every record",
 }

@@ -8,6 +8,8 @@ the responses is computed once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -79,30 +81,16 @@ def dpo(
         return result
     examples = encoded_pairs(preferences, section=section, pupil=pupil, stage=STAGE)
     held_out = encoded_pairs(validation, section=section, pupil=pupil, stage=STAGE)
-    groups = {name: pair.group for name, pair in {**examples.kept, **held_out.kept}.items()}
     reference: Values = {}
-
-    def tasks(model: PreTrainedModel) -> Tasks:
-        layout = pair_layout(model, examples.kept, stage=STAGE)
-        # Adapters begin at zero: with them or without, this is the model as it was loaded.
-        reference.update(
-            kept_logprobs(
-                model,
-                groups,
-                layout=layout,
-                tokens_per_batch=section.tokens_per_batch,
-                at=places.checkpoints / "reference.safetensors",
-                identity=pupil.identity(section.lora),
-            )
-        )
-
-        def task(pairs: Mapping[str, Pair]) -> Task:
-            return dpo_task(
-                pairs, layout=layout, reference=reference, beta=section.beta, stage=STAGE
-            )
-
-        return Tasks(task(examples.kept), task(held_out.kept) if held_out.kept else None)
-
+    tasks = partial(
+        _tasks,
+        examples=examples.kept,
+        held_out=held_out.kept,
+        reference=reference,
+        section=section,
+        at=places.checkpoints / "reference.safetensors",
+        identity=pupil.identity(section.lora),
+    )
     lesson = Lesson(
         stage=STAGE,
         section=section,
@@ -113,15 +101,45 @@ def dpo(
     taught = teach(pupil, lesson=lesson, tasks=tasks, places=places, progress=progress)
     rewards = _implied_rewards(
         taught,
-        {name: groups[name] for name in held_out.kept},
+        {name: pair.group for name, pair in held_out.kept.items()},
         reference=reference,
         section=section,
     )
     ordered = ordering(scored(validation, held_out.kept, rewards))
     result = DpoResult(**dict(taught.result), ordering=ordered)
     card = _card(result, section=section, pupil=pupil, constitution=constitution)
-    keep(taught.model, dtype=taught.dtype, pupil=pupil, result=result, card=card, places=places)
+    keep(taught, pupil=pupil, result=result, card=card, places=places)
     return result
+
+
+def _tasks(
+    model: PreTrainedModel,
+    *,
+    examples: Mapping[str, Pair],
+    held_out: Mapping[str, Pair],
+    reference: Values,
+    section: DpoConfig,
+    at: Path,
+    identity: str,
+) -> Tasks:
+    """What the model is to learn; fills `reference` with what it says of all pairs so far."""
+    layout = pair_layout(model, examples, stage=STAGE)
+    # Adapters begin at zero: with them or without, this is the model as it was loaded.
+    reference.update(
+        kept_logprobs(
+            model,
+            {name: pair.group for name, pair in {**examples, **held_out}.items()},
+            layout=layout,
+            tokens_per_batch=section.tokens_per_batch,
+            at=at,
+            identity=identity,
+        )
+    )
+
+    def task(pairs: Mapping[str, Pair]) -> Task:
+        return dpo_task(pairs, layout=layout, reference=reference, beta=section.beta, stage=STAGE)
+
+    return Tasks(task(examples), task(held_out) if held_out else None)
 
 
 def _implied_rewards(

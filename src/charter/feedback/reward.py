@@ -109,15 +109,7 @@ def reward(
     ordered = _ordering(taught, validation, held_out, section=section)
     result = RewardResult(**dict(taught.result), ordering=ordered)
     card = _card(result, section=section, pupil=pupil, constitution=constitution)
-    keep(
-        taught.model,
-        dtype=taught.dtype,
-        pupil=scorer,
-        result=result,
-        card=card,
-        places=places,
-        save=save_scalar_model,
-    )
+    keep(taught, pupil=scorer, result=result, card=card, places=places, save=save_scalar_model)
     return result
 
 

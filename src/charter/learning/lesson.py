@@ -120,12 +120,18 @@ class Tasks(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Taught:
-    """A model that has learnt, and has the weights of its best validation."""
+class Trained:
+    """A model to be saved."""
 
     model: PreTrainedModel
     dtype: torch.dtype
     """That it was loaded in, and is saved in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taught(Trained):
+    """A model that has learnt, and has the weights of its best validation."""
+
     result: TrainingResult
 
 
@@ -178,9 +184,8 @@ def teach(
 
 
 def keep(
-    model: PreTrainedModel,
+    trained: Trained,
     *,
-    dtype: torch.dtype,
     pupil: Pupil,
     result: Record,
     card: CardFacts,
@@ -190,8 +195,7 @@ def keep(
     """Saves what the pupil has become, with its papers; the checkpoints have served.
 
     Args:
-        model: What to save.
-        dtype: Of the saved weights: that of the loaded ones.
+        trained: What to save.
         pupil: Whose tokenizer and template go with it.
         result: For a rerun, which reads it and trains no more.
         card: For people.
@@ -203,11 +207,11 @@ def keep(
     """
     with whole_directory(places.out) as partial:
         save(
-            model,
+            trained.model,
             tokenizer=pupil.tokenizer,
             encoder=pupil.encoder,
             directory=partial,
-            dtype=dtype,
+            dtype=trained.dtype,
         )
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
         (partial / _RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")

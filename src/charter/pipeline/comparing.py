@@ -11,19 +11,19 @@ from itertools import chain
 
 from charter.errors import PromptError, RunError
 from charter.feedback.compare import Chosen, Compared, Slot, compare, slots
-from charter.feedback.judge import Judge, settled_judge
+from charter.feedback.judge import Judge
 from charter.feedback.preferences import Makers, in_shares, judged_row
 from charter.feedback.quality import audit, known_pairs
 from charter.feedback.summary import CompareSummary, LabelSummary, label_summary
 from charter.journal import Records
 from charter.model import Model
 from charter.pipeline.gathering import gathered
+from charter.pipeline.judging import open_judge
 from charter.pipeline.roles import open_frozen, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.records import PreferencePair, PreferenceSource, content_hash
 from charter.run import Tally, write_atomically, write_jsonl
 from charter.schedule import run_records, stored
-from charter.screening import fit_threshold
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +53,7 @@ async def compare_stage(workspace: Workspace) -> Tally:
         open_for_this(trained_source(config.models, at=at)) as policy,
         open_for_this(judging) as model,
     ):
-        threshold = await fit_threshold(workspace.constitution, judge=model)
-        judge = settled_judge(
-            model,
-            constitution=workspace.constitution,
-            section=config.compare,
-            seed=config.seed,
-            threshold=threshold,
-        )
+        judge, threshold = await open_judge(workspace, model, constitution=workspace.constitution)
         making = Making(workspace, material.chosen, policy, judge)
         tally = await making.compare_all()
         audited = await audit(known_pairs(workspace.constitution), judge=judge)

@@ -16,11 +16,11 @@ from charter.evaluation.figures import HeadToHead
 from charter.evaluation.head_to_head import Referee, head_to_head
 from charter.evaluation.judging import Judge
 from charter.evaluation.summary import summarise
-from charter.feedback.judge import Judge as PreferenceJudge
 from charter.feedback.judge import judge_comparison
 from charter.journal import Records
 from charter.model import Model
 from charter.pipeline.fitting import settled_reviser
+from charter.pipeline.judging import open_judge
 from charter.pipeline.outcome import evaluation_path
 from charter.pipeline.roles import Roles, open_frozen, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
@@ -64,7 +64,7 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
             progress=workspace.progress,
         )
         comparisons: tuple[HeadToHead, ...] = ()
-        if (referee := _referee(workspace, cast)) is not None:
+        if (referee := await _referee(workspace, cast)) is not None:
             comparisons, compared = await head_to_head(
                 prompts,
                 answers=answers,
@@ -192,13 +192,13 @@ async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:
     )
 
 
-def _referee(workspace: Workspace, cast: Cast) -> Referee | None:
+async def _referee(workspace: Workspace, cast: Cast) -> Referee | None:
     """Compares answers as `compare` does, by the rules that grade."""
     config, model = workspace.config, cast.roles.judge
     is_wanted = config.evaluate.head_to_head > 0.0 and config.evaluate.judged_samples > 0
     if not (is_wanted and cast.trained):
         return None
-    judge = PreferenceJudge(model, workspace.graded, config.compare, config.seed)
+    judge, _ = await open_judge(workspace, model, constitution=workspace.graded)
 
     async def prefer(comparison: Comparison) -> Preference:
         verdict = await judge_comparison(comparison, judge=judge)

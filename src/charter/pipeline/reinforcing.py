@@ -11,7 +11,7 @@ from typing import NamedTuple
 from charter.config import ReinforceConfig
 from charter.errors import ConfigError, PromptError
 from charter.feedback.agent import prepare_agent
-from charter.feedback.judge import Judge, judge_comparison
+from charter.feedback.judge import judge_comparison
 from charter.feedback.reinforce import reinforce
 from charter.feedback.results import ReinforceResult, reinforce_card, reinforce_result
 from charter.feedback.reward import read_ordering, require_accuracy
@@ -26,11 +26,12 @@ from charter.feedback.rewards import (
 )
 from charter.feedback.scoring import load_scorer
 from charter.feedback.training import Aims
-from charter.learning.lesson import Places, finished, keep
+from charter.learning.lesson import Places, Trained, finished, keep
 from charter.learning.recipe import auto_lr
 from charter.learning.train import Keeping
 from charter.models.loading import Loaded, load
 from charter.pipeline.gathering import feedback_prompts
+from charter.pipeline.judging import open_judge
 from charter.pipeline.roles import open_frozen
 from charter.pipeline.teaching import places_in, pupil_of, sft_source
 from charter.pipeline.workspace import Workspace
@@ -139,7 +140,7 @@ async def _train(workspace: Workspace, parts: _Parts, *, places: Places) -> Rein
     card = reinforce_card(
         result, source=source.source, section=section, constitution=workspace.constitution
     )
-    keep(agent.model, dtype=dtype, pupil=pupil, result=result, card=card, places=places)
+    keep(Trained(agent.model, dtype), pupil=pupil, result=result, card=card, places=places)
     return result
 
 
@@ -167,7 +168,7 @@ async def _versus(workspace: Workspace) -> AsyncGenerator[Versus]:
     config = workspace.config
     judging = config.models.judge or config.models.policy
     async with open_frozen(judging, journal=workspace.journal, stage="reinforce") as model:
-        judge = Judge(model, workspace.constitution, config.compare, config.seed)
+        judge, _ = await open_judge(workspace, model, constitution=workspace.constitution)
 
         async def versus(comparison: Comparison) -> float:
             verdict = await judge_comparison(comparison, judge=judge)

@@ -81,14 +81,7 @@ def finetune(
     )
     taught = teach(pupil, lesson=lesson, tasks=tasks, places=places, progress=progress)
     card = _card(taught.result, section=section, pupil=pupil, constitution=constitution)
-    keep(
-        taught.model,
-        dtype=taught.dtype,
-        pupil=pupil,
-        result=taught.result,
-        card=card,
-        places=places,
-    )
+    keep(taught, pupil=pupil, result=taught.result, card=card, places=places)
     return taught.result
 
 

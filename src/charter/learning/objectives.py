@@ -122,20 +122,29 @@ def policy_loss(
     return -torch.minimum(ratio_S * advantages_S, clipped_S * advantages_S).sum()
 
 
-def kl_k3(logprobs_S: Tensor, reference_S: Tensor) -> Tensor:
-    """An estimate of KL(policy || reference) from each token that the policy sampled.
+def kl_k3(logprobs_S: Tensor, reference_S: Tensor, *, sampled_S: Tensor | None = None) -> Tensor:
+    """An estimate of KL(policy || reference) from each sampled token.
 
-    With q = log(reference / policy) of the token: exp(q) - q - 1. Its mean is right, it is never
-    negative, and it varies less than -q.
+    With q = log(reference / policy) of the token: exp(q) - q - 1. Its mean over what the policy
+    samples is right, it is never negative, and it varies less than -q.
+
+    Args:
+        logprobs_S: Of each token under the policy as it is.
+        reference_S: The same under the reference.
+        sampled_S: The same under the policy that sampled the tokens. Given, the estimate is
+            weighted by the ratio r = exp(logprob - sampled), through which gradients flow too: as
+            a loss it needs that, since without it even its gradient where r = 1 is not that of
+            the KL.
 
     Returns:
         `kl_S`, in nats.
 
-    Source: Schulman 2020, "Approximating KL divergence"; TRL's `GRPOTrainer` adds it to the loss
-    with weight `beta`.
+    Source: Schulman 2020, "Approximating KL divergence"; weighted as in DeepSeek-V3.2 (arXiv
+    2512.02556) and, by default, in TRL's `GRPOTrainer`, which adds it to the loss times `beta`.
     """
     log_ratio_S = reference_S - logprobs_S
-    return log_ratio_S.exp() - log_ratio_S - 1.0
+    kl_S = log_ratio_S.exp() - log_ratio_S - 1.0
+    return kl_S if sampled_S is None else kl_S * (logprobs_S - sampled_S.detach()).exp()
 
 
 def group_advantages(rewards_PG: Tensor) -> Tensor:

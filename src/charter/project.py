@@ -89,7 +89,8 @@ class CheckReport:
         costs = [f"{to_revise} to revise"]
         if len(config.learn) > 1:  # all but `sft` is learnt from preferences
             asked = self.prompts["rl" if config.prompts.rl else "train"].valid
-            to_compare = _to_compare(config, self.constitution, prompts=asked)
+            limit = config.compare.prompts or asked
+            to_compare = _to_compare(config, self.constitution, prompts=min(asked, limit))
             costs.append(f"{to_compare} to compare")
         costs.append(f"{to_evaluate} to evaluate")
         to_choose = _to_choose(config, graded, prompts=self.prompts["heldout"].valid)

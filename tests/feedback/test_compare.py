@@ -4,7 +4,7 @@ import pytest
 
 from charter.config import CompareConfig
 from charter.errors import ConfigError
-from charter.feedback.compare import chosen_prompts, compare, slots
+from charter.feedback.compare import Chosen, at_most, chosen_prompts, compare, slots
 from charter.records import Prompt, user
 from tests.feedback.judges import Weighing, logprobs
 
@@ -108,3 +108,12 @@ def test_the_mix_is_drawn_by_id():
 def test_a_mix_that_cannot_be_had_says_what_there_is():
     with pytest.raises(ConfigError, match=r"the prompts are 1 benign: .* do not add up to 1"):
         choose([prompt(1, "benign")], mix={"benign": 0.5, "harmful": 0.5})
+
+
+def test_fewer_prompts_are_drawn_by_id_wherever_they_stand():
+    prompts = [Prompt(id=f"p{n}", messages=(user(f"number {n}"),)) for n in range(30)]
+    few = at_most(Chosen(tuple(prompts), {"heldout": 2}), 10, seed=1)
+    again = at_most(Chosen(tuple(reversed(prompts)), {}), 10, seed=1)
+    assert {one.id for one in few.prompts} == {one.id for one in again.prompts}
+    assert (len(few.prompts), few.dropped) == (10, {"heldout": 2, "not_drawn": 20})
+    assert at_most(few, None, seed=1) == at_most(few, 10, seed=1) == few

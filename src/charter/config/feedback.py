@@ -26,6 +26,8 @@ class HumanPreferences(Section):
 class CompareConfig(Section):
     """Two responses per prompt -> the judge's soft preference."""
 
+    prompts: int | None = Field(default=None, gt=0)
+    """At most so many, drawn by id; None takes all."""
     responses: int = Field(default=2, ge=2)
     """Per prompt; all pairs of them are compared, identical ones counted and not judged."""
     temperature: float = Field(default=1.0, gt=0.0)

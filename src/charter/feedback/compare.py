@@ -131,6 +131,17 @@ def chosen_prompts(
     return Chosen(tuple(kept), {reason: n for reason, n in dropped.items() if n})
 
 
+def at_most(chosen: Chosen, count: int | None, *, seed: int) -> Chosen:
+    """So many of the prompts, drawn by id; None takes all."""
+    if count is None or len(chosen.prompts) <= count:
+        return chosen
+    kept = drawn([prompt.id for prompt in chosen.prompts], count, seed=seed, purpose="prompts")
+    return Chosen(
+        tuple(prompt for prompt in chosen.prompts if prompt.id in kept),
+        {**chosen.dropped, "not_drawn": len(chosen.prompts) - count},
+    )
+
+
 def _mixed(prompts: Sequence[Prompt], *, mix: Mapping[Kind, float], seed: int) -> list[Prompt]:
     ids = defaultdict[Kind, list[str]](list)
     for prompt in prompts:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from charter.feedback.compare import Chosen, chosen_prompts
+from charter.feedback.compare import Chosen, at_most, chosen_prompts
 from charter.feedback.preferences import apart_from, each_once, human_row, revised_row
 from charter.pipeline.workspace import Workspace
 from charter.prompts import PromptCounts, Quarantined, count_prompts, read_pairs, read_prompts
@@ -56,7 +56,8 @@ def gathered(workspace: Workspace) -> Material:
     bad: list[Quarantined] = []
     counts = count_prompts(sources, on_bad=bad.append, system=system)
     heldout = tuple(read_prompts(config.prompts.heldout, system=system))
-    chosen = feedback_prompts(workspace)
+    everyone = feedback_prompts(workspace)
+    chosen = at_most(everyone, config.compare.prompts, seed=config.seed)
     found: dict[PreferenceSource, list[PreferencePair]] = {"revision": _revised(workspace)}
     people, unusable = _human(workspace)
     if config.compare.human is not None:

@@ -33,13 +33,13 @@ def test_help_names_every_command(monkeypatch, capsys):
     assert code == 0
     for command in (
         "init", "check", "demo", "run", "revise", "finetune", "compare", "evaluate",
-        "inspect", "chat", "diff",
+        "inspect", "chat", "diff", "report",
     ):  # fmt: skip
         assert f"\n  {command} " in out
 
 
 @pytest.mark.parametrize(
-    "command", ["init", "check", "demo", "run", "revise", "compare", "inspect", "diff"]
+    "command", ["init", "check", "demo", "run", "revise", "compare", "inspect", "diff", "report"]
 )
 def test_every_command_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = charter(monkeypatch, capsys, command, "--help")
@@ -248,3 +248,14 @@ def test_too_many_failures_end_with_what_failed(monkeypatch, capsys, project, tm
 
 def test_the_demo_configuration_is_the_one_that_init_writes():
     assert load_config(DEMO_CONFIG).models.policy.source == "starter"
+
+
+def test_report_says_where_the_page_is(monkeypatch, capsys, project, tmp_path):
+    folder = tmp_path / "run"
+    charter(monkeypatch, capsys, "revise", project, "--run", folder)
+    (folder / "report.html").unlink()
+    code, out, _ = charter(monkeypatch, capsys, "report", folder)
+    assert (code, out.strip()) == (0, str(folder / "report.html"))
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    code, _, err = charter(monkeypatch, capsys, "report", tmp_path / "nothing")
+    assert (code, "no run there" in err) == (5, True)

@@ -1,4 +1,4 @@
-"""The command line: one command per stage, plus init, check, demo, run, inspect, chat and diff.
+"""The command line: a command per stage, plus init, check, demo, run, inspect, chat, diff, report.
 
 Everything heavy is imported inside the commands, so that `--help` and `check` answer at once.
 """
@@ -255,6 +255,18 @@ def diff(
         terminal.side_by_side(
             [(found.first.label, example.first), (found.second.label, example.second)]
         )
+
+
+@app.command(epilog="Example: charter report runs/main")
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory, finished or not.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html anew from what a run has left so far; asks no model."""
+    from charter.pipeline.reporting import write_report
+
+    path = write_report(run)
+    Terminal().result(json.dumps({"report": str(path)}) if as_json else visible(str(path)))
 
 
 def _run(

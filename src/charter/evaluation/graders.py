@@ -53,6 +53,16 @@ def grade(prompt: Prompt, *, text: str, principles: Iterable[Principle]) -> Grad
     )
 
 
+def matched(patterns: Iterable[str], text: str) -> list[tuple[int, int]]:
+    """Where in an answer the patterns match, as they do in grading: starts and ends, in order."""
+    return sorted(
+        found.span()
+        for pattern in patterns
+        for found in _compiled(pattern).finditer(text)
+        if found.group()
+    )
+
+
 def _helpful(
     kind: Kind, *, given: bool | None, refusal: bool, violated: bool | None
 ) -> bool | None:

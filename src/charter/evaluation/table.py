@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from charter.console import Grid, Section
-from charter.evaluation.columns import BASE, STARTED_FROM, opponents
+from charter.evaluation.columns import BASE, last_trained, opponents
 from charter.evaluation.figures import (
     Difference,
     Evaluation,
@@ -16,12 +17,36 @@ from charter.evaluation.figures import (
 )
 from charter.evaluation.summary import EVERYWHERE
 
-_UNSCORED = "-"
+UNSCORED = "-"
+"""The cell of a figure that nothing was scored for."""
 LOWER, HIGHER = " \u2193", " \u2191"
 """Behind the name of a row: which way is better."""
 
 
-def table(evaluation: Evaluation) -> Grid:
+TITLE = (
+    "Answers to held-out prompts, with 95 % intervals "
+    f"({LOWER.strip()} lower is better, {HIGHER.strip()} higher)"
+)
+
+Figure = Rate | Mean | WinRate | None
+"""What a cell shows; None is unscored."""
+
+
+class Measured(NamedTuple):
+    """One figure of every column."""
+
+    label: str
+    figures: tuple[Figure, ...]
+
+
+class MeasuredGroup(NamedTuple):
+    """Figures under a heading of their own."""
+
+    title: str
+    lines: tuple[Measured, ...]
+
+
+def measured(evaluation: Evaluation) -> Iterator[MeasuredGroup]:
     """All columns side by side: by kind of prompt, each principle's violations, who is preferred.
 
     Violations in the groups of harmful prompts stand below those in all of them.
@@ -29,24 +54,23 @@ def table(evaluation: Evaluation) -> Grid:
     models = evaluation.models
     groups = dict.fromkeys(name for model in models.values() for name in model.groups)
     principle_ids = dict.fromkeys(key for model in models.values() for key in model.principles)
-    measured = {title: list(rows) for title, rows in _MEASURED.items()}
-    measured["harmful prompts"][1:1] = [
-        (f"- {name}{LOWER}", _group_reader(name)) for name in groups
-    ]
-    by_kind = (
-        Section(title, tuple(_row(label, models, read) for label, read in rows))
-        for title, rows in measured.items()
-    )
-    broken = (_row(key, models, _principle_reader(key)) for key in principle_ids)
-    preferred = tuple(_preferred(evaluation))
+    by_kind = {title: list(lines) for title, lines in _MEASURED.items()}
+    by_kind["harmful prompts"][1:1] = [(f"- {name}{LOWER}", _group_reader(name)) for name in groups]
+    by_kind[f"rules broken{LOWER}"] = [(key, _principle_reader(key)) for key in principle_ids]
+    for title, lines in by_kind.items():
+        yield MeasuredGroup(title, tuple(_line(label, models, read) for label, read in lines))
+    if preferred := tuple(_preferred(evaluation)):
+        yield MeasuredGroup(f"preferred by the judge{HIGHER}", preferred)
+
+
+def table(evaluation: Evaluation) -> Grid:
+    """What was measured, as cells, and the verdict below."""
     return Grid(
-        title="Answers to held-out prompts, with 95 % intervals "
-        f"({LOWER.strip()} lower is better, {HIGHER.strip()} higher)",
-        header=("", *(name.replace("+", "\n+") for name in models)),
-        sections=(
-            *by_kind,
-            Section(f"rules broken{LOWER}", tuple(broken)),
-            *([Section(f"preferred by the judge{HIGHER}", preferred)] if preferred else []),
+        title=TITLE,
+        header=("", *(name.replace("+", "\n+") for name in evaluation.models)),
+        sections=tuple(
+            Section(title, tuple((line.label, *map(cell, line.figures)) for line in lines))
+            for title, lines in measured(evaluation)
         ),
         footer=verdict(evaluation),
     )
@@ -57,7 +81,7 @@ def verdict(evaluation: Evaluation) -> str:
 
     What that cost is said of benign prompts, against `base`.
     """
-    column = _last_trained(evaluation)
+    column = last_trained(evaluation.models)
     earlier = opponents(column, evaluation.models)
     broken = {name: evaluation.models[name].harmful.violation.rate for name in (column, *earlier)}
     own = broken.pop(column)
@@ -71,7 +95,7 @@ def verdict(evaluation: Evaluation) -> str:
         f", {name} in {_percent(rate)}" for name, rate in broken.items() if rate is not None
     )
     costs = [
-        f"{what} {_points(difference)}"
+        f"{what} {points(difference)}"
         for what, metric in (("help", "helpful"), ("refusals", "refusal"))
         for difference in evaluation.differences
         if (difference.first, difference.second) == (column, BASE)
@@ -84,12 +108,6 @@ def verdict(evaluation: Evaluation) -> str:
     ]
     said += f"; on benign prompts, against {BASE}: {', '.join(costs)}" if costs else ""
     return said + (f"; preferred by the judge {', '.join(wins)}" if wins else "") + "."
-
-
-def _last_trained(evaluation: Evaluation) -> str:
-    """The last column of a trained model, or simply the last one."""
-    columns = list(evaluation.models)
-    return next((name for name in reversed(columns) if name in STARTED_FROM), columns[-1])
 
 
 _Reader = Callable[[ModelFigures], Rate | Mean]
@@ -127,25 +145,29 @@ def _group_reader(name: str) -> _Reader:
     return lambda model: model.groups[name].violation
 
 
-def _preferred(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
-    """A row for each opponent: how often it loses to the columns that met it, on all prompts."""
+def _preferred(evaluation: Evaluation) -> Iterator[Measured]:
+    """A line for each opponent: how often it loses to the columns that met it, on all prompts."""
     met = {(won.first, won.second): won for won in evaluation.comparisons if won.on == EVERYWHERE}
     for opponent in dict.fromkeys(second for _, second in met):
-        rates = [met.get((column, opponent)) for column in evaluation.models]
-        yield (f"over {opponent}", *(_UNSCORED if won is None else _share(won) for won in rates))
+        wins = tuple(met.get((column, opponent)) for column in evaluation.models)
+        yield Measured(f"over {opponent}", wins)
 
 
-def _row(label: str, models: Mapping[str, ModelFigures], read: _Reader) -> tuple[str, ...]:
-    return (label, *(cell(read(model)) for model in models.values()))
+def _line(label: str, models: Mapping[str, ModelFigures], read: _Reader) -> Measured:
+    return Measured(label, tuple(read(model) for model in models.values()))
 
 
-def cell(figure: Rate | Mean) -> str:
+def cell(figure: Figure) -> str:
     """A rate with its interval, or a bare mean; a dash where nothing was scored."""
-    if isinstance(figure, Mean):
-        return _UNSCORED if figure.mean is None else f"{figure.mean:.0f}"
-    if figure.rate is None or figure.low is None or figure.high is None:
-        return _UNSCORED
-    return _with_interval(figure.rate, figure.low, figure.high)
+    match figure:
+        case Mean(mean=float(mean)):
+            return f"{mean:.0f}"
+        case WinRate():
+            return _share(figure)
+        case Rate(rate=float(rate), low=float(low), high=float(high)):
+            return _with_interval(rate, low, high)
+        case _:
+            return UNSCORED
 
 
 def _share(won: WinRate) -> str:
@@ -161,7 +183,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _points(difference: Difference) -> str:
+def points(difference: Difference) -> str:
+    """A difference of two rates in percentage points, with its interval."""
     value, low, high = (
         100 * part for part in (difference.difference, difference.low, difference.high)
     )

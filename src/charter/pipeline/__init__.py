@@ -13,6 +13,7 @@ from charter.config import Learning, load_config
 from charter.console import Progress
 from charter.errors import ConfigError
 from charter.pipeline.outcome import Outcome, outcome
+from charter.pipeline.reporting import write_report
 from charter.pipeline.workspace import Request, Workspace, open_workspace
 from charter.run import Tally
 
@@ -57,6 +58,7 @@ def run_pipeline(request: Request, *, progress: Progress) -> Outcome:
         for stage in stages:
             if not _is_done(stage, workspace):
                 workspace.directory.record_stage(stage, _run_stage(stage, workspace))
+        write_report(workspace.directory.path)
         return outcome(workspace)
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from random import Random
 
 import pytest
 from ruamel.yaml import YAML
@@ -7,7 +8,7 @@ from charter.constitution import load_constitution
 from charter.evaluation.graders import grade
 from charter.records import Prompt
 from charter.similarity import similar_to_any
-from tools.starter.templates import all_wordings
+from tools.starter.templates import all_wordings, settle
 
 NEXT = Path(__file__).parents[2] / "tools" / "starter" / "next"
 FAMILIES = sorted((NEXT / "world").glob("*.yaml"))
@@ -49,3 +50,13 @@ def test_no_held_out_prompt_is_nearly_a_training_phrasing():
     trained = [wording for each in last_turns for wording in all_wordings(each)]
     said = [prompt.messages[-1].content for prompt in PROMPTS]
     assert not any(similar_to_any(said, trained, threshold=0.5))
+
+
+def test_further_phrasings_belong_to_an_intent_and_are_like_no_heldout_prompt():
+    files = sorted((NEXT / "world" / "phrasings").glob("*.txt"))
+    assert {path.stem for path in files} == {intent["id"] for intent in intents()}
+    rng = Random(1)
+    lines = [line for path in files for line in path.read_text().splitlines()]
+    said = [settle(line, rng) for line in lines for _ in range(3)]
+    asked = [prompt.messages[-1].content for prompt in PROMPTS]
+    assert not any(similar_to_any(asked, said, threshold=0.5))

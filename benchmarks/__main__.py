@@ -17,6 +17,7 @@ NAMES = (
     "generation.decode_step",
     "generation.ctranslate2",
     "training",
+    "training.reward",
     "reward_hh",
     "gpu",
 )
@@ -70,6 +71,8 @@ def _figures(name: str, *, quick: bool) -> Iterator[Figure]:
             from benchmarks import training as benchmark
         case "reward_hh":
             from benchmarks import reward_hh as benchmark
+        case "training.reward":
+            from benchmarks import feedback as benchmark
         case "gpu":
             from benchmarks import gpu as benchmark
         case _:

@@ -8,8 +8,10 @@ import torch
 
 from charter.console import Silent
 from charter.encoding import Example
+from charter.learning.processes import join_processes
 from charter.learning.tokens import token_task
 from charter.learning.train import Keeping, train
+from charter.learning.tree import Group, completion_logprobs
 
 
 def trained(directory, model, recipe, examples, held_out):
@@ -27,11 +29,15 @@ def trained(directory, model, recipe, examples, held_out):
     return [value.detach() for value in model.parameters()], [row.loss for row in outcome.rows]
 
 
-def work(rank, port, directory, model, recipe, rows):
+def join(rank, port):
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="true")
     torch.set_num_threads(1)
+
+
+def work(rank, port, directory, model, recipe, rows):
+    join(rank, port)
     examples, held_out = ({name: Example(*row) for name, row in part.items()} for part in rows)
     weights, losses = trained(directory, model, recipe, examples, held_out)
     torch.save((weights, losses), directory / f"rank-{rank}.pt")
@@ -61,3 +67,34 @@ def test_two_processes_train_what_one_does(tmp_path, new_model, new_examples, re
         for mine, theirs in zip(weights, one, strict=True):
             assert torch.allclose(mine, theirs, atol=1e-5)
     assert len((two / "m.jsonl").read_text().splitlines()) == len(losses)
+
+
+def gradient(model, groups, layout):
+    """Of the summed log-probabilities; accelerate's if the model is wrapped."""
+    completion_logprobs(model, groups, layout=layout).sum().backward()
+    return torch.cat([value.grad.flatten() for value in model.parameters()])
+
+
+def read(rank, port, directory, model, shapes):
+    join(rank, port)
+    processes = join_processes()
+    wrapped = processes.prepare(model)
+    gradients = {}
+    for layout in ("rows", "tree", "shared"):
+        wrapped.zero_grad()
+        gradients[layout] = gradient(wrapped, [Group(*shapes[rank])], layout)
+    torch.save(gradients, directory / f"rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_read_groups_as_one_does(tmp_path, new_model):
+    # A window that cuts the second process's group alone: it reads in one pass, the other in two.
+    shapes = [((5, 6, 7), ((8,), (9,))), (tuple(range(5, 25)), ((8, 9), (10,)))]
+    one = gradient(new_model(), [Group(*shape) for shape in shapes], "rows") / 2
+    model = new_model()
+    model.config.sliding_window = 12
+    torch.multiprocessing.spawn(read, args=(free_port(), tmp_path, model, shapes), nprocs=2)
+    for rank in range(2):
+        for both in torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True).values():
+            assert torch.allclose(both, one, atol=1e-5)

@@ -137,8 +137,6 @@ def in_turns(groups: Sequence[Group], *, ends_only: bool, device: torch.device) 
     owner_C = _owner(groups, device=device)
     scorer_S = _scorer(groups, device=device)
     ids_BT = _padded(read)
-    if ids_BT.shape[1] == 0:
-        return Reading(passes=(prompts,), owner_C=owner_C, scorer_S=scorer_S)
     lengths_B = torch.tensor([len(group.prompt) for group in groups], device=device)
     starts_C1 = lengths_B[owner_C][:, None]
     columns_T = torch.arange(ids_BT.shape[1], device=device)
@@ -223,7 +221,7 @@ def _pass(
 
 
 def _padded(rows: Sequence[Sequence[int]], *, fill: int = 0) -> Tensor:
-    width = max(map(len, rows))
+    width = max(1, *map(len, rows))
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
 

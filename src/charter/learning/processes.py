@@ -8,6 +8,9 @@ from typing import Protocol, TypeVar, cast
 
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
+from accelerate.utils import (  # pyright: ignore[reportMissingTypeStubs]
+    DistributedDataParallelKwargs,
+)
 from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
@@ -76,7 +79,11 @@ def join_processes() -> Processes:
     the weights' own precision.
     """
     mixed_precision = "bf16" if torch.cuda.is_available() else "no"
-    return cast("Processes", Accelerator(mixed_precision=mixed_precision))
+    # Buffers are constants here. Sent at every forward, they would have processes wait for each
+    # other forever where one reads its share of a batch in one pass and another in two.
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[parallel])
+    return cast("Processes", accelerator)
 
 
 def seed_draws(seed: int) -> None:

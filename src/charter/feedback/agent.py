@@ -29,17 +29,20 @@ def prepare_agent(loaded: Loaded, *, section: ReinforceConfig, capacity: int, se
         ConfigError: LoRA is asked for and peft is not installed, or a target is no layer.
     """
     bare = loaded.model
+    frozen = None
     if section.lora is None:
         frozen = copy.deepcopy(bare).requires_grad_(requires_grad=False)
-        model = made_trainable(bare, lora=None, seed=seed)
-        reference = _frozen(frozen, section=section)
-    else:
-        model = made_trainable(bare, lora=section.lora, seed=seed)
+    model = made_trainable(
+        bare,
+        lora=section.lora,
+        seed=seed,
+        stage="reinforce",
+        gradient_checkpointing=section.gradient_checkpointing,
+    )
+    if frozen is None:
         reference = _adapters_off(model, section=section)
-    if section.gradient_checkpointing:
-        cast("Any", model).gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+    else:
+        reference = _frozen(frozen, section=section)
     # Adapters live inside the layers of the bare model, so that is what the engine runs.
     return Agent(
         model=model,

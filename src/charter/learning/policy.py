@@ -96,7 +96,7 @@ def policy_task(
             clip=clip,
         )
         gain = policy_loss(new_S, before_S, advantages_S, clip=clip)
-        return gain + kl_weight * kl_k3(new_S, reference_S).sum()
+        return gain + kl_weight * kl_k3(new_S, reference_S, sampled_S=before_S).sum()
 
     return Task(
         stage="reinforce",

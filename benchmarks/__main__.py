@@ -17,6 +17,7 @@ NAMES = (
     "generation.decode_step",
     "generation.ctranslate2",
     "training",
+    "training.reinforce",
     "reward_hh",
     "gpu",
 )
@@ -68,6 +69,8 @@ def _figures(name: str, *, quick: bool) -> Iterator[Figure]:
             from benchmarks import peers as benchmark
         case "training":
             from benchmarks import training as benchmark
+        case "training.reinforce":
+            from benchmarks import reinforce as benchmark
         case "reward_hh":
             from benchmarks import reward_hh as benchmark
         case "gpu":

@@ -18,6 +18,7 @@ NAMES = (
     "generation.ctranslate2",
     "training",
     "training.reward",
+    "training.reinforce",
     "reward_hh",
     "gpu",
 )
@@ -69,6 +70,8 @@ def _figures(name: str, *, quick: bool) -> Iterator[Figure]:
             from benchmarks import peers as benchmark
         case "training":
             from benchmarks import training as benchmark
+        case "training.reinforce":
+            from benchmarks import reinforce as benchmark
         case "reward_hh":
             from benchmarks import reward_hh as benchmark
         case "training.reward":

@@ -145,6 +145,24 @@ def test_the_gpu_benchmark_measures_all_its_figures_on_any_device(capsys):
 
 
 @pytest.mark.slow
+def test_both_sides_of_the_reinforce_benchmark_take_steps_of_as_many_tokens():
+    from benchmarks import reinforce, tiny
+
+    work = reinforce.Work(steps=2, prompts=2, group=2, prompt=12, answer=4)
+    ids = tiny.tokenizer().apply_chat_template(
+        [turn.model_dump() for turn in reinforce.prompts(work)[0].messages],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    assert len(ids) == work.prompt
+    most = work.steps * work.prompts * work.group * work.answer
+    tuned = {"bf16": False, "gradient_checkpointing": False}
+    for spent in (reinforce.ours(work), reinforce.theirs(work, tuned)):
+        assert 0.9 * most <= spent.tokens <= most  # a response in a thousand ends before
+        assert spent.cpu_s > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.gpu] * (name == "gpu")) for name in NAMES]
 )

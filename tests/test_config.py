@@ -27,6 +27,18 @@ def test_paths_in_overrides_are_relative_to_the_working_directory(tmp_path, monk
     assert config.prompts.heldout[0].path == tmp_path / "heldout.jsonl"
 
 
+def test_a_reward_models_directory_is_a_path_and_other_rewards_are_names(tmp_path):
+    def reinforce(rewards):
+        return load_config(write(tmp_path, f"{MINIMAL}reinforce: {{{rewards}}}\n")).reinforce
+
+    assert reinforce("reward: other/reward").reward == str(tmp_path / "other/reward")
+    for name in ("model", "judge", "python:module:function"):
+        assert reinforce(f"reward: {name}").reward == name
+    bounded = reinforce("reward: judge, constraint: {reward: safe, level: 0.0}").constraint
+    assert bounded is not None
+    assert bounded.reward == str(tmp_path / "safe")
+
+
 def test_an_override_leaves_the_models_alone_that_it_does_not_name(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     for name in ("org/model", "org/other"):

@@ -6,25 +6,14 @@ import sys
 
 import pytest
 
+from charter.config import load_config
 from charter.console import Silent
 from charter.errors import BackendError, ConfigError, PromptError, RunError
 from charter.journal import Journal
 from charter.models.scripted import ScriptedModel
 from charter.pipeline import Request, run_pipeline, stages_of
 
-VERDICTS = r"""rules:
-  - {match: '(?s)\(A\) [^\n]*[aeiou].*Answer \(A\) or', choices: {'(A)': 0.8, '(B)': 0.2}}
-  - {match: 'Answer \(A\) or', choices: {'(A)': 0.3, '(B)': 0.7}}
-"""
 COMPARING = ("learn=[sft, rl]", "compare.max_new_tokens=8")
-
-
-@pytest.fixture
-def judged(project):
-    """The small project, whose script judges comparisons too."""
-    script = project.parent / "script.yaml"
-    script.write_text(script.read_text().replace("rules:\n", VERDICTS))
-    return project
 
 
 def run(project, folder, *overrides, **request):
@@ -42,10 +31,13 @@ def summary(folder):
     return json.loads((folder / "metrics" / "compare.json").read_text())
 
 
-def test_only_what_learns_from_preferences_needs_comparisons():
-    assert stages_of(("sft",)) == ("revise", "finetune", "evaluate")
-    assert "compare" in stages_of(("sft", "dpo"))
-    assert "compare" in stages_of(("sft", "rl"))
+def test_only_what_learns_from_preferences_needs_comparisons(project):
+    def stages(*overrides):
+        return stages_of(load_config(project, overrides=overrides))
+
+    assert stages() == ("revise", "finetune", "evaluate")
+    assert "compare" in stages("learn=[sft, dpo]")
+    assert "compare" in stages("learn=[sft, rl]")
 
 
 def test_a_stage_that_is_not_needed_says_what_to_learn(judged, tmp_path):

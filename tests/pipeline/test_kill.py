@@ -1,64 +1,21 @@
 """A killed run, started again until it ends, is the run that was never killed."""
 
-import random
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
 
-from charter.journal import Journal
+from tests.pipeline.killing import kill_again_and_again, kill_in_stages, run_to_the_end
 
 KILLS = 20
-
-
-def start(config, folder, *settings):
-    command = [sys.executable, "-m", "charter.cli", "run", str(config), "--run", str(folder)]
-    for setting in settings:
-        command += ["--set", setting]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def run_to_the_end(config, folder, *settings):
-    began = time.monotonic()
-    assert start(config, folder, *settings).wait() == 0
-    return time.monotonic() - began
-
-
-def kill_again_and_again(config, straight, *settings, kills, at_most_s, seed):
-    """Kills runs so many times; every run that gets to its end must equal the straight one."""
-    rng = random.Random(seed)
-    finished = 0
-    folder = straight.with_name("killed-0")
-    while kills:
-        process = start(config, folder, *settings)
-        try:
-            assert process.wait(timeout=rng.uniform(0.2, 1.0) * at_most_s) == 0
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills -= 1
-        else:
-            assert_same_run(straight, folder)
-            finished += 1
-            folder = straight.with_name(f"killed-{finished}")
-    assert start(config, folder, *settings).wait() == 0
-    assert_same_run(straight, folder)
-
-
-def results(folder):
-    found = [*(folder / "data").iterdir(), folder / "evaluation.json"]
-    found.append(folder / "models" / "sft" / "model.safetensors")
-    return {path.name: path.read_bytes() for path in found}
-
-
-def assert_same_run(straight, killed):
-    assert results(killed).keys() == results(straight).keys()
-    for name, content in results(straight).items():
-        assert results(killed)[name] == content, name
-    with Journal(killed / "journal.sqlite") as journal:
-        assert journal.repeated() == (0, 0)
+FEEDBACK = ("compare", "reward", "reinforce")
+REINFORCING = (
+    "learn=[sft, rl]",
+    "reward.epochs=1",
+    "reward.min_accuracy=0",  # so few pairs say nothing
+    "reward.near_duplicate=1.0",
+    "reinforce.steps=5",
+    "reinforce.monitor_every=2",
+    "reinforce.monitor_prompts=6",
+    *(f"{stage}.checkpoint_every_s=0" for stage in ("finetune", "reward", "reinforce")),
+)
 
 
 @pytest.mark.slow
@@ -89,3 +46,43 @@ def test_a_killed_run_ends_as_if_never_killed(project, tmp_path):
     straight = tmp_path / "straight"
     took_s = run_to_the_end(project, straight, *settings)
     kill_again_and_again(project, straight, *settings, kills=2, at_most_s=took_s, seed=0)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_in_the_feedback_half_the_run_ends_as_if_never_killed(tmp_path):
+    from charter.project import DEMO_CONFIG
+
+    settings = (
+        *REINFORCING,
+        "revise.rounds=1",
+        "finetune.epochs=1",
+        "compare.max_new_tokens=24",
+        "reinforce.prompts_per_step=4",
+        "reinforce.group=4",
+        "reinforce.max_new_tokens=24",
+        "evaluate.samples=1",
+        "evaluate.columns=[base, sft, rl]",
+        "evaluate.max_new_tokens=24",
+        f"prompts.train={{path: {DEMO_CONFIG.parent}/prompts/train.jsonl, limit: 40}}",
+        f"prompts.heldout={{path: {DEMO_CONFIG.parent}/prompts/heldout.jsonl, limit: 12}}",
+    )
+    straight = tmp_path / "straight"
+    run_to_the_end(DEMO_CONFIG, straight, *settings)
+    kill_in_stages(DEMO_CONFIG, straight, *settings, stages=FEEDBACK, kills=4, seed=2)
+
+
+def test_killed_in_compare_reward_and_reinforce_a_run_ends_as_if_never_killed(judged, tmp_path):
+    script = judged.parent / "script.yaml"
+    script.write_text(script.read_text().replace("choices:", "latency_s: 0.05, choices:"))
+    settings = (
+        *REINFORCING,
+        "models.policy.capacity=2",
+        "compare.max_new_tokens=8",
+        "reinforce.prompts_per_step=4",
+        "reinforce.group=4",
+        "reinforce.max_new_tokens=8",
+        "evaluate.columns=[base, sft, rl]",
+    )
+    straight = tmp_path / "straight"
+    run_to_the_end(judged, straight, *settings)
+    kill_in_stages(judged, straight, *settings, stages=FEEDBACK, kills=1, seed=0)

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from charter.cli import app
+from charter.config import load_config
 from charter.console import Silent
 from charter.errors import GuardError, RunError
 from charter.pipeline import Request, run_pipeline, stages_of
@@ -133,10 +134,13 @@ def test_a_deleted_model_is_made_again_and_equal(project, preferred):
     assert weights.read_bytes() == before
 
 
-def test_stages_belong_to_what_is_learnt():
-    assert "reward" in stages_of(("sft", "rl"))
-    assert "dpo" not in stages_of(("sft", "rl"))
-    assert stages_of(("sft", "dpo"))[-2:] == ("dpo", "evaluate")
+def test_stages_belong_to_what_is_learnt(project):
+    def stages(*overrides):
+        return stages_of(load_config(project, overrides=overrides))
+
+    assert "reward" in stages("learn=[sft, rl]")
+    assert "dpo" not in stages("learn=[sft, rl]")
+    assert stages("learn=[sft, dpo]")[-2:] == ("dpo", "evaluate")
 
 
 @pytest.mark.parametrize("command", ["reward", "dpo"])

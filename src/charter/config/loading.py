@@ -10,6 +10,7 @@ from typing import Any, cast
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from charter.config.feedback import ReinforceConfig
 from charter.config.sources import STARTER, ModelsConfig, ModelSource, PromptSource
 from charter.config.whole import Config
 from charter.documents import Document, read_yaml, validate
@@ -102,6 +103,7 @@ def _resolved(config: Config, *, folder: Path, settled: ModelsConfig | None = No
             "reward": config.reward.model_copy(
                 update={"base": base and _resolved_model(base, folder)}
             ),
+            "reinforce": _with_resolved_rewards(config.reinforce, folder),
             "evaluate": config.evaluate.model_copy(
                 update={"constitution": graded and _absolute(graded, folder)}
             ),
@@ -119,6 +121,19 @@ def _resolved_model(model: ModelSource, folder: Path) -> ModelSource:
     if model.source != STARTER and (looks_like_path or candidate.is_dir()):
         return model.model_copy(update={"source": str(candidate)})
     return model
+
+
+def _with_resolved_rewards(section: ReinforceConfig, folder: Path) -> ReinforceConfig:
+    """The section, with the directories of reward models made absolute."""
+
+    def reward(source: str) -> str:
+        named = source in ("model", "judge") or source.startswith("python:")
+        return source if named else str(_absolute(Path(source), folder))
+
+    constraint = section.constraint
+    if constraint is not None:
+        constraint = constraint.model_copy(update={"reward": reward(constraint.reward)})
+    return section.model_copy(update={"reward": reward(section.reward), "constraint": constraint})
 
 
 def _absolute(path: Path, folder: Path) -> Path:

@@ -6,10 +6,10 @@ The only place that knows the order: stages speak to each other through the run 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal, get_args
 
-from charter.config import Learning, load_config
+from charter.config import Config, Learning, load_config
 from charter.console import Progress
 from charter.errors import ConfigError
 from charter.pipeline.outcome import Outcome, outcome
@@ -39,12 +39,28 @@ _RESULTS: dict[Stage, tuple[str, ...]] = {
 """What a stage is done for, as patterns: where one matches nothing, the stage is made again."""
 
 
-def stages_of(learn: Collection[Learning]) -> tuple[Stage, ...]:
-    """The stages of a run that trains these models, in their order."""
+def stages_of(config: Config) -> tuple[Stage, ...]:
+    """The stages that a run of this configuration needs, in their order."""
     every: tuple[Stage, ...] = get_args(Stage)
-    return tuple(
-        stage for stage in every if stage not in _NEEDED_FOR or _NEEDED_FOR[stage] & {*learn}
-    )
+    return tuple(stage for stage in every if _why_not(stage, config) is None)
+
+
+def _why_not(stage: Stage, config: Config) -> str | None:
+    """What says that a run does without a stage, and how to have it; None: it needs the stage."""
+    learn = config.learn
+    if stage in _NEEDED_FOR and not _NEEDED_FOR[stage] & {*learn}:
+        return (
+            f"`learn` is {', '.join(learn)}, which needs no stage `{stage}`. Write what to learn "
+            "in the configuration, such as --set 'learn=[sft, rl]'"
+        )
+    constraint = config.reinforce.constraint
+    rewards = {config.reinforce.reward, constraint.reward if constraint else ""}
+    if stage == "reward" and "model" not in rewards:
+        return (
+            f"`reinforce.reward` is {config.reinforce.reward}, which needs no stage `reward`. "
+            "Train a reward model with --set reinforce.reward=model"
+        )
+    return None
 
 
 def run_pipeline(request: Request, *, progress: Progress) -> Outcome:
@@ -74,19 +90,16 @@ def _asked_for(request: Request) -> tuple[Stage, ...]:
     """The stages that a request names.
 
     Raises:
-        ConfigError: There is no such stage, or `learn` does not need it.
+        ConfigError: There is no such stage, or the run does not need it.
     """
-    learn = load_config(request.config, overrides=request.overrides).learn
-    stages = stages_of(learn)
+    config = load_config(request.config, overrides=request.overrides)
+    stages = stages_of(config)
     for name in (request.until, request.only):
         if name is None or name in stages:
             continue
-        if name in get_args(Stage):
-            raise ConfigError(
-                f"`learn` is {', '.join(learn)}, which needs no stage `{name}`. Write what to "
-                "learn in the configuration, such as --set 'learn=[sft, rl]'."
-            )
-        raise ConfigError(f"there is no stage `{name}`; the stages are {', '.join(stages)}")
+        if name not in get_args(Stage):
+            raise ConfigError(f"there is no stage `{name}`; the stages are {', '.join(stages)}")
+        raise ConfigError(f"{_why_not(name, config)}.")
     if request.only is not None:
         return tuple(stage for stage in stages if stage == request.only)
     last = stages.index(request.until) if request.until in stages else len(stages) - 1

@@ -14,7 +14,6 @@ from charter.feedback.agent import prepare_agent
 from charter.feedback.judge import judge_comparison
 from charter.feedback.reinforce import reinforce
 from charter.feedback.results import ReinforceResult, reinforce_card, reinforce_result
-from charter.feedback.reward import read_ordering, require_accuracy
 from charter.feedback.rewards import (
     PYTHON,
     Reward,
@@ -32,6 +31,7 @@ from charter.learning.train import Keeping
 from charter.models.loading import Loaded, load
 from charter.pipeline.gathering import feedback_prompts
 from charter.pipeline.judging import open_judge
+from charter.pipeline.rewarding import require_accurate_reward
 from charter.pipeline.roles import open_frozen
 from charter.pipeline.teaching import places_in, pupil_of, sft_source
 from charter.pipeline.workspace import Workspace
@@ -59,8 +59,7 @@ async def reinforce_stage(workspace: Workspace) -> Tally:
     result = finished(places, ReinforceResult)
     if result is None:
         if section.reward == "model":
-            ordering = read_ordering(workspace.directory.metrics / "reward.json")
-            require_accuracy(ordering, section=workspace.config.reward)
+            require_accurate_reward(workspace)
         result = await _train(workspace, parts, places=places)
     used, dropped = result.prompts + result.watched_prompts, sum(chosen.dropped.values())
     return Tally(
@@ -148,14 +147,21 @@ def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded) -> str:
     """Names all that shapes the training: resuming with anything else is refused."""
     config = workspace.config
     section = config.reinforce.model_dump(mode="json", exclude={"checkpoint_every_s"})
-    reward = workspace.directory.models / "reward"
+    named = [config.reinforce.reward]
+    if config.reinforce.constraint is not None:
+        named.append(config.reinforce.constraint.reward)
+    directories = [_directory(source, workspace) for source in named]
     return content_hash(
         {
             "model": loaded.fingerprint,
             "section": section,
             "compare": config.compare.model_dump(mode="json"),
             "constitution": workspace.constitution.hash,
-            "reward": [file_hash(path) for path in sorted(reward.glob("*.safetensors"))],
+            "rewards": [
+                [file_hash(path) for path in sorted(directory.glob("*.safetensors"))]
+                for directory in directories
+                if directory is not None
+            ],
             "prompts": [[prompt.model_dump(mode="json") for prompt in part] for part in parts],
             "seed": config.seed,
         }
@@ -197,11 +203,9 @@ def _reward(source: str, workspace: Workspace, *, versus: Versus) -> Reward:
         ConfigError: It cannot be used.
         BackendError: The reward model cannot be loaded.
     """
-    if source == "judge":
-        return by_judge(versus)
-    if source.startswith(PYTHON):
-        return by_function(source)
-    directory = workspace.directory.models / "reward" if source == "model" else Path(source)
+    directory = _directory(source, workspace)
+    if directory is None:
+        return by_judge(versus) if source == "judge" else by_function(source)
     if not directory.is_dir():
         raise ConfigError(
             f"reward {source}: {directory} is no directory. Name `model` (after `charter reward`), "
@@ -213,3 +217,10 @@ def _reward(source: str, workspace: Workspace, *, versus: Versus) -> Reward:
         return scorer.rewards_of_all([(prompt.messages, texts) for prompt, texts in answered])
 
     return by_scores(score)
+
+
+def _directory(source: str, workspace: Workspace) -> Path | None:
+    """Where the reward model lies that the configuration names; None: it names no model."""
+    if source == "judge" or source.startswith(PYTHON):
+        return None
+    return workspace.directory.models / "reward" if source == "model" else Path(source)

@@ -1,0 +1,147 @@
+"""The reinforce stage in a run: what it refuses, what it needs, how it accounts for prompts."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+from charter import cli
+from charter.config import ModelSource, load_config
+from charter.console import Silent
+from charter.errors import ConfigError, GuardError, RunError
+from charter.feedback.ordering import ordering
+from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
+from charter.models.loading import load
+from charter.pipeline import Request, run_pipeline, stages_of
+from charter.pipeline.workspace import open_workspace
+
+SETTINGS = (
+    "learn=[sft, rl]",
+    "reinforce.steps=2",
+    "reinforce.prompts_per_step=2",
+    "reinforce.group=2",
+    "reinforce.max_new_tokens=4",
+    "reinforce.monitor_prompts=4",
+)
+
+
+def run(project, folder, *overrides, **request):
+    return run_pipeline(
+        Request(config=project, run=folder, overrides=(*SETTINGS, *overrides), **request),
+        progress=Silent(),
+    )
+
+
+@pytest.fixture
+def taught(judged, tmp_path, tiny_model):
+    """Begins a run that has an SFT model: where training started, since any will do."""
+
+    def begin(*overrides):
+        folder = tmp_path / "run"
+        request = Request(config=judged, run=folder, overrides=(*SETTINGS, *overrides))
+        with open_workspace(request, progress=Silent()):
+            shutil.copytree(tiny_model, folder / "models" / "sft")
+        return folder
+
+    return begin
+
+
+@pytest.fixture
+def reward_model(tmp_path, tiny_model):
+    """The path of a reward model with a head as it was drawn."""
+    loaded = load(ModelSource(source=str(tiny_model)))
+    pad = padding_id(loaded.tokenizer, loaded.encoder)
+    save_scalar_model(
+        scalar_model(loaded.model, pad_id=pad, seed=0),
+        tokenizer=loaded.tokenizer,
+        encoder=loaded.encoder,
+        directory=tmp_path / "scalar",
+        dtype=torch.float32,
+    )
+    return tmp_path / "scalar"
+
+
+def measured(folder, *, rate):
+    """Writes down a reward model that orders so many pairs as their labels say."""
+    found = ordering(())
+    accuracy = found.accuracy.model_copy(update={"rate": rate, "low": 0.0, "high": 1.0, "n": 40})
+    text = found.model_copy(update={"accuracy": accuracy}).model_dump_json()
+    (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "metrics" / "reward.json").write_text(text)
+
+
+def test_a_reward_model_that_fails_its_gate_ends_the_command_with_code_6(
+    judged, taught, reward_model, monkeypatch, capsys
+):
+    folder = taught()
+    shutil.move(reward_model, folder / "models" / "reward")
+    monkeypatch.setenv("COLUMNS", "200")
+    command = ["charter", "reinforce", str(judged), "--run", str(folder)]
+    command += [part for setting in SETTINGS for part in ("--set", setting)]
+    monkeypatch.setattr(sys, "argv", command)
+    measured(folder, rate=0.6)
+    assert cli._exit_code() == GuardError.exit_code == 6
+    said = " ".join(capsys.readouterr().err.split())
+    assert "60.0% of 40 held-out pairs" in said
+    assert "reward.min_accuracy = 65%" in said
+    assert not (folder / "models" / "rl").exists()
+    measured(folder, rate=0.65)
+    assert cli._exit_code() == 0
+    assert (folder / "models" / "rl" / "model.safetensors").exists()
+
+
+def test_every_prompt_is_learnt_from_watched_or_left_out_for_a_reason(
+    judged, taught, reward_model, tmp_path
+):
+    heldout = json.loads((tmp_path / "heldout.jsonl").read_text().splitlines()[0])
+    more = json.dumps(heldout | {"id": "asked-before"}) + "\n"
+    (tmp_path / "rl.jsonl").write_text((tmp_path / "train.jsonl").read_text() + more)
+    settings = (f"prompts.rl={tmp_path}/rl.jsonl", f"reinforce.reward={reward_model}")
+    folder = taught(*settings)
+    tally = run(judged, folder, *settings, only="reinforce").manifest.stages["reinforce"]
+    assert tally.entered == tally.done + tally.failed + tally.filtered == 25
+    assert (tally.done, sum(tally.reasons.values())) == (24, 1)
+    result = json.loads((folder / "models" / "rl" / "training.json").read_text())
+    assert (result["prompts"], result["watched_prompts"]) == (20, 4)
+    assert (result["steps"], result["rollouts"]) == (2, 8)
+    assert 0 < result["tokens"] == tally.tokens <= 8 * 4
+    rows = (folder / "metrics" / "reinforce.jsonl").read_text().splitlines()
+    assert [json.loads(row)["kind"] for row in rows] == ["look", "step", "step", "look"]
+
+
+def test_the_judge_as_reward_needs_no_reward_model(judged, taught):
+    folder = taught("reinforce.reward=judge")
+    outcome = run(judged, folder, "reinforce.reward=judge", only="reinforce")
+    assert list(outcome.manifest.stages) == ["reinforce"]
+    assert (folder / "models" / "rl" / "model.safetensors").exists()
+    assert not (folder / "models" / "reward").exists()
+
+
+def test_only_rl_by_a_trained_reward_model_has_a_stage_for_one(judged):
+    def stages(*overrides):
+        return stages_of(load_config(judged, overrides=(*SETTINGS, *overrides)))
+
+    assert "reward" in stages()
+    for source in ("judge", "python:math:fsum", "models/reward"):
+        assert "reward" not in stages(f"reinforce.reward={source}")
+    bounded = "reinforce.constraint={reward: model, level: 0.0}"
+    assert "reward" in stages("reinforce.reward=judge", bounded)
+
+
+def test_a_reward_stage_that_nothing_needs_says_why(judged, tmp_path):
+    with pytest.raises(ConfigError, match=r"`reinforce\.reward` is judge, which needs no stage"):
+        run(judged, tmp_path / "run", "reinforce.reward=judge", only="reward")
+
+
+def test_a_reward_model_that_is_not_there_is_a_mistake_in_the_configuration(judged, taught):
+    folder = taught("reinforce.reward=nowhere")
+    with pytest.raises(ConfigError, match=r"nowhere is no directory.*Name `model`"):
+        run(judged, folder, "reinforce.reward=nowhere", only="reinforce")
+
+
+def test_without_a_reward_model_the_stage_says_which_command_makes_one(judged, taught):
+    folder = taught()
+    with pytest.raises(RunError, match="Run `charter reward` first"):
+        run(judged, folder, only="reinforce")

@@ -16,27 +16,50 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AttentionInterface
 
 from charter.models.slots import ALIGNED, BLOCK, Prefix, Slots, Stored
 
 NAME = "charter_slots"
-_FEWEST_ROWS = 2
+_FEWEST_ROWS = 4
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows that read keys together: one or more of each of several slots."""
+class Chunk:
+    """Rows of one slot, one after the other."""
+
+    rows: slice
+    """Where they lie in their group."""
+    slot: int
+    width: int
+    """Own keys of the slot, padded."""
+
+    def own(self, stored: Tensor) -> Tensor:
+        """The slot's own ones of stored keys or values: heads x width x size."""
+        return stored[self.slot, :, : self.width]
+
+
+@dataclass(frozen=True)
+class Singles:
+    """One row of each of several slots, which read their keys in one product."""
 
     rows: slice
     """Where they lie in their group."""
     slots: slice | Tensor
-    length: int
-    """Rows of the slot that has most of them."""
-    places: Tensor | None
-    """Where they lie among slots x `length` rows; None: they are just these."""
     width: int
     """Own keys of the longest slot, padded."""
+    spread: Tensor | None = None
+    """Where slots between them have no row: which row each slot takes, of these slots any."""
+    places: Tensor | None = None
+    """Then: each row's slot among the slots."""
+
+    def own(self, stored: Tensor) -> Tensor:
+        """The slots' own ones, slots x heads x width x size; a copy, where slots lie apart."""
+        return stored[self.slots, :, : self.width]
+
+
+Part = Chunk | Singles
 
 
 @dataclass(frozen=True)
@@ -61,9 +84,13 @@ class Group:
         return self.shared + max(part.width for part in self.parts)
 
     def unseen(self, *, window: int | None) -> Tensor:
-        """Marks the keys that a row must not see: rows x 1 x 1 x keys."""
-        keys = torch.arange(self.keys, device=self.positions.device)
-        at = self.positions[:, None, None, None]
+        """Marks the last keys that a row must not see: rows x 1 x keys.
+
+        Without a window these are own keys: a prefix precedes all rows.
+        """
+        first = self.shared if window is None else 0
+        keys = torch.arange(first, self.keys, device=self.positions.device)
+        at = self.positions[:, None, None]
         unseen = keys > at
         return unseen if window is None else unseen | (keys <= at - window)
 
@@ -91,31 +118,33 @@ class Step:
         keys: Tensor,
         values: Tensor,
         *,
+        scale: float,
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
         """Stores keys and values (1 x key heads x rows x size), gives 1 x rows x heads x size.
 
-        Queries (1 x heads x rows x size) come scaled.
+        Queries (1 x heads x rows x size) are multiplied by `scale`.
         """
         stored = self._slots.layer(layer, keys)
         for into, new in zip(stored, (keys, values), strict=True):
             into[self._slot, :, self._place] = new[0, :, : len(self._slot)].transpose(0, 1)
         heads, rows, size = queries.shape[1:]
-        by_row = queries[0].view(keys.shape[1], -1, rows, size).permute(2, 0, 1, 3).contiguous()
-        output = by_row.new_zeros(*by_row.shape[:3], values.shape[3])
+        by_head = queries[0].view(keys.shape[1], -1, rows, size).transpose(1, 2)
+        by_head = torch.mul(by_head, scale, out=queries.new_empty(by_head.shape))
+        output = by_head.new_zeros(*by_head.shape[:3], values.shape[3])
         for number, group in enumerate(self._groups):
             if (number, window) not in self._unseen:
                 self._unseen[number, window] = group.unseen(window=window)
-            output[group.rows] = _attended(
+            output[:, group.rows] = _attended(
                 group,
-                by_row[group.rows],
+                by_head[:, group.rows],
                 stored,
                 group.prefix.layers[layer] if group.prefix else None,
                 unseen=self._unseen[number, window],
                 softcap=softcap,
             )
-        return output.view(1, rows, heads, -1)
+        return output.transpose(0, 1).reshape(1, rows, heads, -1)
 
 
 def _attended(
@@ -127,65 +156,62 @@ def _attended(
     unseen: Tensor,
     softcap: float | None,
 ) -> Tensor:
-    """Rows x key heads x queries of each x size, like the queries.
+    """Key heads x rows x queries of each x size, like the queries.
 
     Keys and values are those of the slots; `shared` are the prefix's.
     """
     scores = queries.new_empty(*queries.shape[:3], group.keys)
     if shared is not None:
-        scores[..., : group.shared] = _together(queries, shared[0].transpose(1, 2))
+        scores[..., : group.shared] = _product(queries, shared[0].transpose(1, 2))
     for part in group.parts:
-        keys = stored[0][part.slots, :, : part.width].transpose(2, 3)
         own = slice(group.shared, group.shared + part.width)
-        scores[part.rows, ..., own] = _by_slot(queries[part.rows], keys, part)
+        scores[:, part.rows, :, own] = _by_slot(
+            queries[:, part.rows], part.own(stored[0]).transpose(-1, -2), part
+        )
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    weights = scores.masked_fill_(unseen, -torch.inf).softmax(-1, dtype=torch.float32)
-    weights = weights.to(queries.dtype)
-    output = queries.new_zeros(*queries.shape[:3], stored[1].shape[3])
+    scores[..., group.keys - unseen.shape[-1] :].masked_fill_(unseen, -torch.inf)
+    weights = scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
     # Added up block by block in order of position, whichever of the two a block belongs to.
+    output = queries.new_zeros(*queries.shape[:3], stored[1].shape[3])
     if shared is not None:
         for start in range(0, group.shared, BLOCK):
             block = slice(start, start + BLOCK)
-            output += _together(weights[..., block], shared[1][:, block])
+            output += _product(weights[..., block], shared[1][:, block])
     for part in group.parts:
-        own_values = stored[1][part.slots, :, : part.width]  # a copy, where slots lie apart
+        own_values, sums = part.own(stored[1]), output[:, part.rows]
         for start in range(0, part.width, BLOCK):
             stop = min(start + BLOCK, part.width)
-            block = weights[part.rows, ..., group.shared + start : group.shared + stop]
-            output[part.rows] += _by_slot(block, own_values[:, :, start:stop], part)
+            block = weights[:, part.rows, :, group.shared + start : group.shared + stop]
+            sums += _by_slot(block, own_values[..., start:stop, :], part)
     return output
 
 
-def _together(rows: Tensor, matrices: Tensor) -> Tensor:
-    """Rows x heads x queries x any, by each head's matrix: one product for all rows."""
-    count, heads, length, size = rows.shape
-    flat = rows.transpose(0, 1).reshape(heads, count * length, size)
-    return _product(flat, matrices).view(heads, count, length, -1).transpose(0, 1)
-
-
 def _by_slot(rows: Tensor, matrices: Tensor, part: Part) -> Tensor:
-    """The same by the matrices of each row's slot: slots x heads x any x any."""
-    count, heads, group = len(matrices), *rows.shape[1:3]
+    """Key heads x rows x queries of each x any, by the matrices of each row's slot."""
+    if isinstance(part, Chunk):
+        return _product(rows, matrices)
+    rows = rows.transpose(0, 1)
+    if part.spread is not None:
+        rows = rows[part.spread]
+    output = _multiplied(rows, matrices)
     if part.places is not None:
-        spread = rows.new_zeros(count * part.length, *rows.shape[1:])
-        spread[part.places] = rows
-        rows = spread
-    if part.length > 1:
-        rows = rows.view(count, part.length, heads, group, -1).transpose(1, 2)
-        rows = rows.reshape(count, heads, part.length * group, -1)
-    output = _product(rows, matrices)
-    if part.length > 1:
-        output = output.view(count, heads, part.length, group, -1).transpose(1, 2)
-        output = output.reshape(count * part.length, heads, group, -1)
-    return output if part.places is None else output[part.places]
+        output = output[part.places]
+    return output.transpose(0, 1)
 
 
 def _product(rows: Tensor, matrices: Tensor) -> Tensor:
-    """A matrix product of at least two rows: one row is multiplied by other code, to other bits."""
-    if rows.shape[-2] >= _FEWEST_ROWS:
+    """Heads x rows x queries of each x any, by each head's matrix: one product for all rows."""
+    output = _multiplied(rows.flatten(1, 2), matrices)
+    return output.view(*rows.shape[:3], -1)
+
+
+def _multiplied(rows: Tensor, matrices: Tensor) -> Tensor:
+    """A matrix product of at least four rows: fewer are multiplied by other code, to other bits."""
+    missing = _FEWEST_ROWS - rows.shape[-2]
+    if missing <= 0:
         return torch.matmul(rows, matrices)
-    return torch.matmul(rows.expand(*rows.shape[:-2], _FEWEST_ROWS, -1), matrices)[..., :1, :]
+    return torch.matmul(functional.pad(rows, (0, 0, 0, missing)), matrices)[..., :-missing, :]
 
 
 def padded(width: int) -> int:
@@ -221,7 +247,13 @@ def _slot_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     step: Step = _running.step
     output = step.attend(
-        module.layer_idx, query * scale, key, value, window=sliding_window, softcap=softcap
+        module.layer_idx,
+        query,
+        key,
+        value,
+        scale=scale,
+        window=sliding_window,
+        softcap=softcap,
     )
     return output, None
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from charter.errors import BackendError
-from charter.models.attention import NAME, Group, Part, Step, padded, running
+from charter.models.attention import NAME, Chunk, Group, Step, padded, running
+from charter.models.products import Products
 from charter.models.reproducible import smallest_stable_batch
 from charter.models.slots import Slots
 
@@ -32,7 +33,9 @@ class Network:
         # Two engines may run one model, and each sends its attention elsewhere.
         kept = cast("dict[str, threading.Lock]", vars(model))
         self._lock = kept.setdefault("_charter_lock", threading.Lock())
-        self._smallest = smallest_stable_batch(model)
+        self._products = Products(model)
+        with self._lock, self._products.applied():
+            self._smallest = smallest_stable_batch(model)
 
     @property
     def device(self) -> torch.device:
@@ -51,13 +54,7 @@ class Network:
         slot = [index for index, row in enumerate(rows) for _ in row]
         ends = list(accumulate(map(len, rows), initial=0))
         parts = [
-            Part(
-                rows=slice(*ends[index : index + 2]),
-                slots=slice(index, index + 1),
-                length=len(row),
-                places=None,
-                width=padded(len(row)),
-            )
+            Chunk(rows=slice(*ends[index : index + 2]), slot=index, width=padded(len(row)))
             for index, row in enumerate(rows)
         ]
         at = torch.tensor(positions, device=self.device)
@@ -116,7 +113,12 @@ class Network:
             BackendError: They are not finite.
         """
         device = self.device
-        with self._lock, _attending_by(NAME, self._model.config), running(step):
+        with (
+            self._lock,
+            _attending_by(NAME, self._model.config),
+            self._products.applied(),
+            running(step),
+        ):
             output = self._model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
@@ -124,6 +126,10 @@ class Network:
                 logits_to_keep=torch.tensor(keep, dtype=torch.long, device=device),
             )
         return finite(output.logits[0])
+
+    def weights_changed(self) -> None:
+        """Drop what was made from older weights."""
+        self._products.weights_changed()
 
     @property
     def smallest_step(self) -> int:

@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _PROBED_ROWS = (1, 2, 4, 8, 16, 32)
 _REFERENCE_ROWS = 64
+_VECTORS = 4
 
 
 def sum_in_fixed_order() -> None:
@@ -38,6 +39,15 @@ def round_threads_down() -> None:
     What remains of a vector is computed by other code, which may differ in the last bit.
     """
     torch.set_num_threads(1 << (torch.get_num_threads().bit_length() - 1))
+
+
+def whole_vectors() -> int:
+    """Rows of a step come in multiples of this, so that each thread's share is whole vectors.
+
+    PyTorch takes 64 numbers at a time and what is left one by one, with another `exp`. Layers are
+    multiples of 16 wide.
+    """
+    return _VECTORS * torch.get_num_threads()
 
 
 @torch.inference_mode()

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from charter.models.attention import Group, Part, Step, padded
+from charter.models.attention import Chunk, Group, Part, Singles, Step, padded
 from charter.models.calls import Call, Weighing, Writing, settle
 from charter.models.network import Network
+from charter.models.reproducible import whole_vectors
 from charter.models.sampling import draw, uniforms
-from charter.models.slots import ALIGNED, BLOCK, Prefix, Slot, Slots
+from charter.models.slots import BLOCK, Prefix, Slot, Slots
 
 _CPU_ROWS, _GPU_ROWS = 512, 8192
 """Tokens that one step reads, about."""
@@ -28,8 +29,6 @@ _WORTH_WAITING = 32
 _POPULAR = 12
 """Calls that begin with the same tokens, from which on these are stored once for all."""
 _MOST_PREFIXES = 4
-_ALIKE = 1.5
-"""How much longer a chunk may be than others that it is padded with."""
 _SHARE_OF_MEMORY = 0.6
 """Of what is free at the start, for keys and values; steps need room beside them."""
 _EXAMINED = 64
@@ -80,6 +79,7 @@ class Scheduler:
         """Forgets all keys and values; calls that were begun wait again, with what they have."""
         begun = [slot.call for slot in self._slots.slots if slot.call]
         waiting = [*begun, *self._waiting]
+        self._network.weights_changed()
         self._slots = Slots(capacity, self._most_bytes)
         self._prefixes = []
         self._waiting = {}
@@ -110,7 +110,7 @@ class Scheduler:
                 [slot for slot in decoded if slot.prefix is prefix],
                 [(slot, count) for slot, count in chunks if slot.prefix is prefix],
             )
-        rows.fill_up(self._network.smallest_step)
+        rows.fill_up(self._network.smallest_step, multiple=whole_vectors())
         self.rows_read += len(rows.ids)
         logits = self._network.run(rows.ids, rows.positions, rows.step(), keep=rows.keep)
         for slot, count in [*((slot, 1) for slot in decoded), *chunks]:
@@ -210,6 +210,8 @@ class Scheduler:
         shared = self._popular(ids, common, most=int(known[best]))
         if shared > (len(stored) if stored else 0) and shared >= source.start:
             stored = self._store(source, length=shared)
+            if stored:
+                self._gather(stored, common)
         if stored and int(known[best]) - len(stored) < _WORTH_COPYING:
             return _Origin(len(stored), prefix=stored)
         if int(known[best]) < _WORTH_COPYING:
@@ -248,6 +250,12 @@ class Scheduler:
         prefix = self._slots.prefix_of(source, length=length)
         self._prefixes.append(prefix)
         return prefix
+
+    def _gather(self, prefix: Prefix, common: np.ndarray) -> None:
+        """Slots that begin with a new prefix read it together with those to come."""
+        for slot in self._slots.slots:
+            if slot.start < len(prefix) <= min(common[slot.index], slot.computed):
+                self._slots.rebase(slot, prefix)
 
     def _chosen(self, origin: _Origin, free: list[Slot]) -> Slot:
         """The slot to use: the one with the keys, unless most of what it has would be lost."""
@@ -291,7 +299,7 @@ class _Rows:
         first, parts = len(self.ids), list[Part]()
         if decoded:
             parts.append(self._decoded(decoded, first=first))
-        parts += [self._chunks(batch, first=first) for batch in _alike(chunks)]
+        parts += [self._chunk(slot, count, first=first) for slot, count in chunks]
         if parts:
             self._groups.append(
                 Group(
@@ -302,42 +310,38 @@ class _Rows:
                 )
             )
 
-    def _chunks(self, chunks: list[tuple[Slot, int]], *, first: int) -> Part:
-        """Adds chunks of about one length."""
-        start, length = len(self.ids) - first, max(count for _, count in chunks)
-        for slot, count in chunks:
-            self._add(slot, count)
-        places = [row * length + i for row, (_, count) in enumerate(chunks) for i in range(count)]
-        alone = chunks[0][0].index if len(chunks) == 1 else None
-        return Part(
-            rows=slice(start, len(self.ids) - first),
-            slots=self._tensor([slot.index for slot, _ in chunks])
-            if alone is None
-            else slice(alone, alone + 1),
-            length=length,
-            places=self._tensor(places) if alone is None else None,
-            width=padded(max(slot.computed + count - slot.start for slot, count in chunks)),
+    def _chunk(self, slot: Slot, count: int, *, first: int) -> Chunk:
+        start = len(self.ids) - first
+        self._add(slot, count)
+        return Chunk(
+            rows=slice(start, start + count),
+            slot=slot.index,
+            width=padded(slot.computed + count - slot.start),
         )
 
-    def _decoded(self, slots: list[Slot], *, first: int) -> Part:
+    def _decoded(self, slots: list[Slot], *, first: int) -> Singles:
         """Adds one row for each of these slots, which are in order."""
         for slot in slots:
             self._add(slot, 1)
         indices = [slot.index for slot in slots]
         low, high = indices[0], indices[-1] + 1
         dense = high - low <= 2 * len(slots)  # else copying the slots' keys is cheaper
-        gaps = dense and high - low > len(slots)
-        return Part(
+        spread = places = None
+        if dense and high - low > len(slots):
+            taken = {index: row for row, index in enumerate(indices)}
+            spread = self._tensor([taken.get(index, 0) for index in range(low, high)])
+            places = self._tensor([index - low for index in indices])
+        return Singles(
             rows=slice(0, len(self.ids) - first),
             slots=slice(low, high) if dense else self._tensor(indices),
-            length=1,
-            places=self._tensor([index - low for index in indices]) if gaps else None,
             width=padded(max(slot.computed + 1 - slot.start for slot in slots)),
+            spread=spread,
+            places=places,
         )
 
-    def fill_up(self, count: int) -> None:
-        """At least so many rows: the last one again, for nobody."""
-        missing = count - len(self.ids)
+    def fill_up(self, count: int, *, multiple: int) -> None:
+        """At least so many rows, in whole multiples: the last one again, for nobody."""
+        missing = max(count - len(self.ids), -len(self.ids) % multiple)
         self.ids += self.ids[-1:] * missing
         self.positions += self.positions[-1:] * missing
 
@@ -351,29 +355,17 @@ class _Rows:
         )
 
     def _add(self, slot: Slot, count: int) -> None:
-        start, stop = slot.computed, slot.computed + count
+        start, stop, before = slot.computed, slot.computed + count, slot.start
         self.ids += self._slots.tokens(slot, start, stop)
         self.positions += range(start, stop)
         self._slot += [slot.index] * count
-        self._place += range(start - slot.start, stop - slot.start)
+        self._place += range(start - before, stop - before)
         if stop == slot.length:
             self.keep += range(len(self.ids) - slot.keep, len(self.ids))
             self.owners.append(slot)
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, device=self._device)
-
-
-def _alike(chunks: list[tuple[Slot, int]]) -> Iterator[list[tuple[Slot, int]]]:
-    """The chunks in batches of like lengths and widths, which share their products' padding."""
-    batch: list[tuple[Slot, int]] = []
-    for slot, count in sorted(chunks, key=lambda chunk: chunk[1]):
-        if batch and count > _ALIKE * batch[0][1] + ALIGNED:
-            yield batch
-            batch = []
-        batch.append((slot, count))
-    if batch:
-        yield batch
 
 
 def _arrival(slot: Slot) -> int:

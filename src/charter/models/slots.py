@@ -56,12 +56,12 @@ class Slot:
     @property
     def start(self) -> int:
         """The position of its first own key."""
-        return len(self.prefix) if self.prefix else 0
+        return 0 if self.prefix is None else len(self.prefix.ids)
 
     @property
     def keep(self) -> int:
         """At how many of the last positions its call wants logits."""
-        return self.call.keep if self.call else 0
+        return 0 if self.call is None else self.call.keep
 
     @property
     def pending(self) -> int:
@@ -115,6 +115,14 @@ class Slots:
         for keys, values in self.layers.values():
             keys[target.index, :, :own] = keys[source.index, :, :own]
             values[target.index, :, :own] = values[source.index, :, :own]
+
+    def rebase(self, slot: Slot, prefix: Prefix) -> None:
+        """The slot begins with this longer prefix from now on: its rows join those of others."""
+        first, own = len(prefix) - slot.start, slot.computed - len(prefix)
+        for stored in self.layers.values():
+            for each in stored:
+                each[slot.index, :, :own] = each[slot.index, :, first : first + own].clone()
+        slot.prefix = prefix
 
     def prefix_of(self, slot: Slot, *, length: int) -> Prefix:
         """The first `length` tokens of a slot, whose keys are computed, as a prefix of its own."""

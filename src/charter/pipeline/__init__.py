@@ -97,9 +97,10 @@ def _asked_for(request: Request) -> tuple[Stage, ...]:
     for name in (request.until, request.only):
         if name is None or name in stages:
             continue
-        if name not in get_args(Stage):
+        known = [stage for stage in get_args(Stage) if stage == name]
+        if not known:
             raise ConfigError(f"there is no stage `{name}`; the stages are {', '.join(stages)}")
-        raise ConfigError(f"{_why_not(name, config)}.")
+        raise ConfigError(f"{_why_not(known[0], config)}.")
     if request.only is not None:
         return tuple(stage for stage in stages if stage == request.only)
     last = stages.index(request.until) if request.until in stages else len(stages) - 1

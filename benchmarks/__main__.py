@@ -7,21 +7,24 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
+from importlib import import_module
 
 from benchmarks.measuring import Figure
 
-NAMES = (
-    "journal",
-    "schedule",
-    "generation",
-    "generation.decode_step",
-    "generation.ctranslate2",
-    "training",
-    "training.reward",
-    "training.reinforce",
-    "reward_hh",
-    "gpu",
-)
+_MODULES = {
+    "journal": "journal",
+    "schedule": "schedule",
+    "generation": "generation",
+    "generation.decode_step": "decode",
+    "generation.ctranslate2": "peers",
+    "training": "training",
+    "training.reward": "feedback",
+    "training.reinforce": "reinforce",
+    "reward_hh": "reward_hh",
+    "gpu": "gpu",
+}
+"""The module behind each benchmark."""
+NAMES = tuple(_MODULES)
 """A name stands for all that begin with it, too."""
 
 _SETTINGS = {
@@ -57,30 +60,8 @@ def meant(names: Sequence[str]) -> list[str]:
 
 def _figures(name: str, *, quick: bool) -> Iterator[Figure]:
     """A benchmark's figures; only the one that is asked for is imported."""
-    match name:
-        case "journal":
-            from benchmarks import journal as benchmark
-        case "schedule":
-            from benchmarks import schedule as benchmark
-        case "generation":
-            from benchmarks import generation as benchmark
-        case "generation.decode_step":
-            from benchmarks import decode as benchmark
-        case "generation.ctranslate2":
-            from benchmarks import peers as benchmark
-        case "training":
-            from benchmarks import training as benchmark
-        case "training.reinforce":
-            from benchmarks import reinforce as benchmark
-        case "reward_hh":
-            from benchmarks import reward_hh as benchmark
-        case "training.reward":
-            from benchmarks import feedback as benchmark
-        case "gpu":
-            from benchmarks import gpu as benchmark
-        case _:
-            raise AssertionError(name)
-    return benchmark.figures(quick=quick)
+    benchmark = import_module(f"benchmarks.{_MODULES[name]}")
+    yield from benchmark.figures(quick=quick)
 
 
 if __name__ == "__main__":

@@ -99,12 +99,8 @@ def dpo(
         too_long=(*examples.too_long, *held_out.too_long),
     )
     taught = teach(pupil, lesson=lesson, tasks=tasks, places=places, progress=progress)
-    rewards = _implied_rewards(
-        taught,
-        {name: pair.group for name, pair in held_out.kept.items()},
-        reference=reference,
-        section=section,
-    )
+    groups = {name: pair.group for name, pair in held_out.kept.items()}
+    rewards = _implied_rewards(taught, groups, reference=reference, section=section)
     ordered = ordering(scored(validation, held_out.kept, rewards))
     result = DpoResult(**dict(taught.result), ordering=ordered)
     card = _card(result, section=section, pupil=pupil, constitution=constitution)

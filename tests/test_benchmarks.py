@@ -72,7 +72,7 @@ def test_a_decode_step_writes_one_token_in_every_slot_and_reads_nothing_else():
     from benchmarks import decode, tiny
     from charter.models.network import Network
 
-    asked = decode.prompts(3, shared=70, own=5, vocabulary=tiny.VOCABULARY)
+    asked = decode.prompts(16, shared=70, own=5, vocabulary=tiny.VOCABULARY)
     scheduler = decode.decoding(Network(tiny.model().eval()), asked)
     before = scheduler.rows_read
     for _ in range(4):

@@ -216,7 +216,7 @@ def test_inspect_begins_no_run(project, tmp_path):
 
 def test_a_damaged_evaluation_says_how_to_make_it_again(project, tmp_path, revised):
     (revised / "evaluation.json").write_text("{}")
-    with pytest.raises(RunError, match="run `charter evaluate`"):
+    with pytest.raises(RunError, match="Delete the file and run the same command again"):
         run(project, revised, until="revise")
 
 

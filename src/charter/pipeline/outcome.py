@@ -31,6 +31,8 @@ _CAPTIONS = {
     "metrics/reward.json": "how well the reward model orders held-out responses",
     "metrics/reward.svg": "its loss curves",
     "metrics/dpo.svg": "loss curves of DPO",
+    "metrics/reinforce.jsonl": "every step of RL, and what the monitors saw",
+    "models/rl": "the RL model: a Hugging Face directory",
     "models/reward": "the reward model: a Hugging Face directory",
     "models/dpo": "the DPO model: a Hugging Face directory",
     "models/sft": "the SFT model: a Hugging Face directory",

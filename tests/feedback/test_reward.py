@@ -1,4 +1,5 @@
 import logging
+import random
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from charter.config import LoraConfig, RewardConfig
 from charter.errors import GuardError, RunError
 from charter.feedback.ordering import ordering
 from charter.feedback.reward import read_ordering, require_accuracy, reward
-from charter.feedback.scoring import load_scorer
+from charter.feedback.scoring import RewardScorer, load_scorer
 from charter.learning.grids import Group
 from charter.learning.pairs import Pair, reward_task
 from charter.learning.scalar import scalar_model
@@ -178,6 +179,22 @@ def test_the_gate_refuses_with_figure_interval_and_remedies(tmp_path):
         assert part in str(refused.value)
     assert refused.value.exit_code == 6
     require_accuracy(poor, section=RewardConfig(min_accuracy=0.5))
+
+
+def test_what_was_scored_before_changes_no_bit_of_a_reward():
+    pupil = new_pupil()
+    model = scalar_model(pupil.model, pad_id=0, seed=0).eval()
+    rng = random.Random(0)
+
+    def group(completions):
+        prompt = tuple(rng.choices(range(8, 18), k=40))
+        return Group(prompt, tuple(tuple(rng.choices(range(8, 18), k=9)) for _ in completions))
+
+    lone, sampled = [group(range(1)) for _ in range(3)], [group(range(8)) for _ in range(3)]
+    practised = RewardScorer(model, encoder=pupil.encoder)
+    practised.rewards_of_groups(lone)
+    fresh = RewardScorer(model, encoder=pupil.encoder)
+    assert practised.rewards_of_groups(sampled) == fresh.rewards_of_groups(sampled)
 
 
 def test_the_gate_refuses_where_nothing_was_held_out():

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from charter.encoding import Encoder
 from charter.errors import BackendError, OverlongError
-from charter.learning.grids import Group, Layout
+from charter.learning.grids import Group
 from charter.learning.measured import rewards_of
 from charter.learning.scalar import load_scalar_model
 from charter.learning.tree import fitting_layout
@@ -40,7 +40,6 @@ class RewardScorer:
         self.encoder = encoder
         self._model = model
         self._tokens_per_batch = tokens_per_batch
-        self._layout: Layout | None = None
 
     def rewards(self, dialogue: Dialogue, responses: Sequence[str]) -> list[float]:
         """The reward of each response to a dialogue, in nats.
@@ -72,10 +71,11 @@ class RewardScorer:
         if not groups:
             return []
         named = {str(number): self._fitting(group) for number, group in enumerate(groups)}
-        # Tried out once: groups that are scored one after the other are alike.
-        self._layout = self._layout or fitting_layout(self._model, probe=groups)
+        # Found anew each time, by these groups alone: another layout has other last bits, and a
+        # training that was resumed has scored other groups before than one that was not.
+        layout = fitting_layout(self._model, probe=groups)
         found = rewards_of(
-            self._model, named, layout=self._layout, tokens_per_batch=self._tokens_per_batch
+            self._model, named, layout=layout, tokens_per_batch=self._tokens_per_batch
         )
         return [list(found[name]) for name in named]
 

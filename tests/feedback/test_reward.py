@@ -17,6 +17,7 @@ from charter.feedback.scoring import RewardScorer, load_scorer
 from charter.learning.grids import Group
 from charter.learning.pairs import Pair, reward_task
 from charter.learning.scalar import scalar_model
+from charter.learning.tree import fitting_layout
 from charter.records import user
 from tests.feedback.learners import (
     WINNER,
@@ -182,19 +183,19 @@ def test_the_gate_refuses_with_figure_interval_and_remedies(tmp_path):
 
 
 def test_what_was_scored_before_changes_no_bit_of_a_reward():
-    pupil = new_pupil()
+    pupil, rng = new_pupil(), random.Random(0)
     model = scalar_model(pupil.model, pad_id=0, seed=0).eval()
-    rng = random.Random(0)
 
-    def group(completions):
-        prompt = tuple(rng.choices(range(8, 18), k=40))
-        return Group(prompt, tuple(tuple(rng.choices(range(8, 18), k=9)) for _ in completions))
+    def ids(count):
+        return tuple(rng.choices(range(8, 18), k=count))
 
-    lone, sampled = [group(range(1)) for _ in range(3)], [group(range(8)) for _ in range(3)]
-    practised = RewardScorer(model, encoder=pupil.encoder)
+    # Each kind of group has a cheapest layout of its own.
+    lone = [Group(ids(20), (ids(9),)) for _ in range(3)]
+    uneven = [Group(ids(20), (ids(30), ids(2), ids(2), ids(2))) for _ in range(3)]
+    assert fitting_layout(model, probe=lone) != fitting_layout(model, probe=uneven)
+    practised, fresh = (RewardScorer(model, encoder=pupil.encoder) for _ in range(2))
     practised.rewards_of_groups(lone)
-    fresh = RewardScorer(model, encoder=pupil.encoder)
-    assert practised.rewards_of_groups(sampled) == fresh.rewards_of_groups(sampled)
+    assert practised.rewards_of_groups(uneven) == fresh.rewards_of_groups(uneven)
 
 
 def test_the_gate_refuses_where_nothing_was_held_out():

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.register_assert_rewrite("tests.pipeline.killing")  # or a failure shows no values
+
 VERDICTS = r"""rules:
   - {match: '(?s)\(A\) [^\n]*[aeiou].*Answer \(A\) or', choices: {'(A)': 0.8, '(B)': 0.2}}
   - {match: 'Answer \(A\) or', choices: {'(A)': 0.3, '(B)': 0.7}}

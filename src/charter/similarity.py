@@ -14,8 +14,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from charter.records import Dialogue
-
 Shingles = frozenset[str]
 """What a text is compared by."""
 
@@ -28,11 +26,6 @@ _ROUNDING = 1e-9
 def words(text: str) -> list[str]:
     """The words, without case and punctuation; a Chinese or Japanese character is a word."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-def dialogue_text(dialogue: Dialogue) -> str:
-    """What was said, without the system turn: similar dialogues under one are not alike by it."""
-    return "\n".join(message.content for message in dialogue if message.role != "system")
 
 
 def shingles(text: str) -> Shingles:

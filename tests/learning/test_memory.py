@@ -32,3 +32,10 @@ def test_what_torch_says_where_memory_ends_is_understood():
 def test_other_errors_pass_as_they_are():
     with pytest.raises(RuntimeError, match="shapes do not fit"), memory_for("step 3", stage="dpo"):
         raise RuntimeError("shapes do not fit")
+
+
+def test_the_remedy_names_settings_that_the_stage_has():
+    with pytest.raises(RunError) as caught, memory_for("step 3", stage="reinforce"):
+        raise MemoryError
+    assert "reinforce.max_new_tokens" in str(caught.value)
+    assert "accumulate" not in str(caught.value)

@@ -139,6 +139,7 @@ def test_stages_belong_to_what_is_learnt(project):
         return stages_of(load_config(project, overrides=overrides))
 
     assert "reward" in stages("learn=[sft, rl]")
+    assert "reward" not in stages("learn=[sft, rl]", "reinforce.reward=judge")
     assert "dpo" not in stages("learn=[sft, rl]")
     assert stages("learn=[sft, dpo]")[-2:] == ("dpo", "evaluate")
 

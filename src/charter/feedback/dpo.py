@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -35,7 +34,6 @@ from charter.learning.lesson import (
 from charter.learning.measured import Values, kept_logprobs, logprobs_of
 from charter.learning.pairs import Pair, dpo_task, pair_layout
 from charter.learning.pupil import Pupil
-from charter.learning.task import Task
 from charter.learning.tree import fitting_layout
 from charter.records import PreferencePair
 
@@ -82,25 +80,26 @@ def dpo(
     examples = encoded_pairs(preferences, section=section, pupil=pupil, stage=STAGE)
     held_out = encoded_pairs(validation, section=section, pupil=pupil, stage=STAGE)
     reference: Values = {}
-    tasks = partial(
-        _tasks,
-        examples=examples.kept,
-        held_out=held_out.kept,
-        reference=reference,
-        section=section,
-        at=places.checkpoints / "reference.safetensors",
-        identity=pupil.identity(section.lora),
-    )
-    lesson = Lesson(
-        stage=STAGE,
-        section=section,
-        seed=seed,
-        title=f"DPO on {pupil.source}",
-        too_long=(*examples.too_long, *held_out.too_long),
-    )
+
+    def tasks(model: PreTrainedModel) -> Tasks:
+        layout = pair_layout(model, examples.kept, stage=STAGE)
+        # Adapters begin at zero: with them or without, this is the model as it was loaded.
+        said = kept_logprobs(
+            model,
+            _groups({**examples.kept, **held_out.kept}),
+            layout=layout,
+            tokens_per_batch=section.tokens_per_batch,
+            at=places.checkpoints / "reference.safetensors",
+            identity=pupil.identity(section.lora),
+        )
+        reference.update(said)
+        task = partial(dpo_task, layout=layout, reference=said, beta=section.beta, stage=STAGE)
+        return Tasks(task(examples.kept), task(held_out.kept) if held_out.kept else None)
+
+    too_long = (*examples.too_long, *held_out.too_long)
+    lesson = Lesson(STAGE, section, seed, title=f"DPO on {pupil.source}", too_long=too_long)
     taught = teach(pupil, lesson=lesson, tasks=tasks, places=places, progress=progress)
-    groups = {name: pair.group for name, pair in held_out.kept.items()}
-    rewards = _implied_rewards(taught, groups, reference=reference, section=section)
+    rewards = _implied_rewards(taught, held_out.kept, reference=reference, section=section)
     ordered = ordering(scored(validation, held_out.kept, rewards))
     result = DpoResult(**dict(taught.result), ordering=ordered)
     card = _card(result, section=section, pupil=pupil, constitution=constitution)
@@ -108,40 +107,15 @@ def dpo(
     return result
 
 
-def _tasks(
-    model: PreTrainedModel,
-    *,
-    examples: Mapping[str, Pair],
-    held_out: Mapping[str, Pair],
-    reference: Values,
-    section: DpoConfig,
-    at: Path,
-    identity: str,
-) -> Tasks:
-    """What the model is to learn; fills `reference` with what it says of all pairs so far."""
-    layout = pair_layout(model, examples, stage=STAGE)
-    # Adapters begin at zero: with them or without, this is the model as it was loaded.
-    reference.update(
-        kept_logprobs(
-            model,
-            {name: pair.group for name, pair in {**examples, **held_out}.items()},
-            layout=layout,
-            tokens_per_batch=section.tokens_per_batch,
-            at=at,
-            identity=identity,
-        )
-    )
-
-    def task(pairs: Mapping[str, Pair]) -> Task:
-        return dpo_task(pairs, layout=layout, reference=reference, beta=section.beta, stage=STAGE)
-
-    return Tasks(task(examples), task(held_out) if held_out else None)
+def _groups(pairs: Mapping[str, Pair]) -> dict[str, Group]:
+    return {name: pair.group for name, pair in pairs.items()}
 
 
 def _implied_rewards(
-    taught: Taught, groups: Mapping[str, Group], *, reference: Values, section: DpoConfig
+    taught: Taught, pairs: Mapping[str, Pair], *, reference: Values, section: DpoConfig
 ) -> Values:
-    """Beta log(policy / reference) of both responses."""
+    """The rewards of both responses: beta log(policy / reference)."""
+    groups = _groups(pairs)
     if not groups:
         return {}
     policy = logprobs_of(

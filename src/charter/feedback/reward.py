@@ -6,8 +6,9 @@ is learnt too. Each comparison is read once, its prompt shared by both responses
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -37,7 +38,6 @@ from charter.learning.memory import memory_for
 from charter.learning.pairs import Pair, pair_layout, reward_task
 from charter.learning.pupil import Encoded, Pupil
 from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
-from charter.learning.task import Task
 from charter.learning.tree import fitting_layout
 from charter.records import PreferencePair
 
@@ -90,12 +90,9 @@ def reward(
 
     def tasks(model: PreTrainedModel) -> Tasks:
         layout = pair_layout(model, examples.kept, stage=STAGE)
-
-        def task(pairs: Mapping[str, Pair]) -> Task:
-            return reward_task(
-                pairs, layout=layout, margin=section.margin, centre=section.centre, stage=STAGE
-            )
-
+        task = partial(
+            reward_task, layout=layout, margin=section.margin, centre=section.centre, stage=STAGE
+        )
         return Tasks(task(examples.kept), task(held_out.kept) if held_out.kept else None)
 
     lesson = Lesson(

@@ -30,11 +30,23 @@ def memory_for(work: str, *, stage: str) -> Generator[None]:
         if not _is_out_of_memory(error):
             raise
         raise RunError(
-            f"out of memory at {work}. Lower `{stage}.tokens_per_batch` and raise "
-            f"`{stage}.accumulate` as much, which learns the same; a lower `{stage}.max_length` "
-            f"and `{stage}.lora` help too. Changed settings need a run directory of their own: "
-            "`--reuse` takes over what this one has answered"
+            f"out of memory at {work}. {_remedy(stage)}. Changed settings need a run directory of "
+            "their own: `--reuse` takes over what this one has answered"
         ) from error
+
+
+def _remedy(stage: str) -> str:
+    """The settings of a stage that need less memory."""
+    if stage == "reinforce":  # its batches are parts of a step already
+        return (
+            "Lower `reinforce.tokens_per_batch`, which learns the same; a lower "
+            "`reinforce.max_new_tokens` and `reinforce.lora` help too"
+        )
+    return (
+        f"Lower `{stage}.tokens_per_batch` and raise `{stage}.accumulate` as much, which learns "
+        f"the same; a lower `{stage}.max_length`, `{stage}.gradient_checkpointing` and "
+        f"`{stage}.lora` help too"
+    )
 
 
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:

@@ -33,7 +33,7 @@ _RESULTS: dict[Stage, tuple[str, ...]] = {
     "compare": ("data/preferences.jsonl", "metrics/compare.json"),
     "reward": ("models/reward/training.json", "models/reward/*.safetensors", "metrics/reward.json"),
     "reinforce": ("models/rl/training.json", "models/rl/*.safetensors"),
-    "dpo": ("models/dpo/training.json", "models/dpo/*.safetensors"),
+    "dpo": ("models/dpo/training.json", "models/dpo/*.safetensors", "metrics/dpo.json"),
     "evaluate": ("evaluation.json", "data/answers.jsonl", "data/heldout.jsonl"),
 }
 """What a stage is done for, as patterns: where one matches nothing, the stage is made again."""

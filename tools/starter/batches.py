@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,14 +18,37 @@ MAX_LENGTH = 448
 _POOL = 1536
 """Lessons drawn at once and sorted by length."""
 
-Encoded = tuple[list[int], list[float]]
+UNLABELLED = -100
+"""As the intent of a row: it has none to be told."""
+
+
+class Encoded(NamedTuple):
+    """A lesson as ids."""
+
+    ids: list[int]
+    weights: list[float]
+    """How much predicting each id counts."""
+    place: int
+    """Where the last reply begins."""
+    intent: int
+    """The number of the request's intent, or `UNLABELLED`."""
+
+
+class Batch(NamedTuple):
+    """Rows of ids, with what is learnt from them."""
+
+    ids: Tensor
+    weights: Tensor
+    places: Tensor
+    intents: Tensor
 
 
 class LessonEncoder:
     """Turns lessons into ids and loss weights."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, intents: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
+        self._intents = {name: number for number, name in enumerate(intents)}
         self._ids = {text: token_id(tokenizer, text) for text in ROLES.values()}
         self.end = token_id(tokenizer, END)
         self.pad = token_id(tokenizer, PAD)
@@ -33,31 +57,38 @@ class LessonEncoder:
         """Ids and, for each of them, how much predicting it counts."""
         ids: list[int] = []
         weights: list[float] = []
-        for turn in lesson:
+        place = 0
+        for turn in lesson.turns:
+            place = len(ids)
             text = self._tokenizer.encode(turn.message.content, add_special_tokens=False)
             ids += [self._ids[ROLES[turn.message.role]], *text, self.end]
             weights += [0.0] + [turn.weight] * (len(text) + 1)
-        return ids, weights
+        return Encoded(ids, weights, place, self._intents.get(lesson.intent or "", UNLABELLED))
 
 
 def copying_batches(
-    rng: Random, *, steps: int, vocabulary: int, rows: int = 24, length: int = 24
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random tokens said twice, the second time learnt from.
+    rng: Random, *, vocabulary: int, rows: int = 24, length: int = 64
+) -> Iterator[Batch]:
+    """Endless rows of random tokens said over and over; all but the first time is learnt from.
 
-    A hundred such steps teach attention to copy, which lessons alone did not within 7M tokens:
-    names came out as other names and order numbers as 77777.
+    How many tokens are repeated differs from row to row, or attention would learn a distance
+    instead of looking for what stood before.
     """
     lowest = len(SPECIAL)
-    weights = torch.tensor([0.0] * (length + 1) + [1.0] * (length - 1)).repeat(rows, 1)
-    for _ in range(steps):
-        once = [[rng.randrange(lowest, vocabulary) for _ in range(length)] for _ in range(rows)]
-        yield torch.tensor([row * 2 for row in once]), weights
+    while True:
+        ids, weights = torch.zeros(rows, length, dtype=torch.long), torch.zeros(rows, length)
+        for row in range(rows):
+            period = rng.randint(length // 8, length // 2)
+            said = [rng.randrange(lowest, vocabulary) for _ in range(period)]
+            ids[row] = torch.tensor((said * length)[:length])
+            weights[row, period + 1 :] = 1.0
+        unlabelled = torch.full((rows,), UNLABELLED)
+        yield Batch(ids, weights, torch.zeros_like(unlabelled), unlabelled)
 
 
 def draw_batches(
     world: World, encoder: LessonEncoder, rng: Random, *, tokens_per_batch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Endless batches of ids and weights, right-padded, of at most `tokens_per_batch` tokens.
 
     Causal attention without a mask is exact here: padding is to the right of everything real, and
@@ -81,11 +112,12 @@ def _rounded(length: int) -> int:
     return (length + 7) // 8 * 8
 
 
-def _pad(group: list[Encoded], pad: int) -> tuple[Tensor, Tensor]:
-    width = _rounded(max(len(ids) for ids, _ in group))
+def _pad(group: list[Encoded], pad: int) -> Batch:
+    width = _rounded(max(len(one.ids) for one in group))
     ids = torch.full((len(group), width), pad)
     weights = torch.zeros(len(group), width)
-    for row, (its_ids, its_weights) in enumerate(group):
-        ids[row, : len(its_ids)] = torch.tensor(its_ids)
-        weights[row, : len(its_ids)] = torch.tensor(its_weights)
-    return ids, weights
+    for row, one in enumerate(group):
+        ids[row, : len(one.ids)] = torch.tensor(one.ids)
+        weights[row, : len(one.ids)] = torch.tensor(one.weights)
+    places = torch.tensor([one.place for one in group])
+    return Batch(ids, weights, places, torch.tensor([one.intent for one in group]))

@@ -10,9 +10,8 @@ from charter.records import system
 from charter.wording import rules_turn
 from tools.starter.content import Family, World
 from tools.starter.scenes import Scene
-from tools.starter.templates import settle
 
-_JOINED_SHARE = 0.08
+_JOINED_SHARE = 0.2
 _TWO_FAMILIES_SHARE = 0.06
 _THINNED_SHARE = 0.15
 _PREFIXES = ("", "", "", "", "Rule: ", "Important: ", "We expect this: ", "As a company we say: ")
@@ -83,7 +82,7 @@ def _family(world: World, family: str) -> Family:
 
 
 def _wording(family: Family, rng: Random) -> str:
-    text = settle(rng.choice(family.rules), rng)
+    text = rng.choice(family.rules)
     if rng.random() < _THINNED_SHARE:
         text = " ".join(word for word in text.split(" ") if rng.random() > 0.12) or text
     return rng.choice(_PREFIXES) + text

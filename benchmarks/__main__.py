@@ -17,6 +17,7 @@ NAMES = (
     "generation.decode_step",
     "generation.ctranslate2",
     "training",
+    "reward_hh",
     "gpu",
 )
 """A name stands for all that begin with it, too."""
@@ -67,6 +68,8 @@ def _figures(name: str, *, quick: bool) -> Iterator[Figure]:
             from benchmarks import peers as benchmark
         case "training":
             from benchmarks import training as benchmark
+        case "reward_hh":
+            from benchmarks import reward_hh as benchmark
         case "gpu":
             from benchmarks import gpu as benchmark
         case _:

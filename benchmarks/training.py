@@ -17,6 +17,7 @@ from benchmarks.measuring import Figure, cpu_s, speedup
 from charter.console import Silent
 from charter.encoding import Example
 from charter.learning.recipe import Recipe
+from charter.learning.tokens import token_task
 from charter.learning.train import Keeping, train
 
 _LR = 1e-3
@@ -98,13 +99,14 @@ def _our_cpu_s(examples: Mapping[str, Example]) -> float:
     )
     # accelerate keeps TRL's precision for the whole process, and would refuse ours.
     AcceleratorState._reset_state(reset_partial_state=True)
+    task = token_task(model, examples, stage="finetune")
     with tempfile.TemporaryDirectory() as folder:
         keeping = Keeping(Path(folder) / "checkpoints", Path(folder) / "metrics.jsonl", 1e9)
         return cpu_s(
             lambda: train(
                 model,
-                examples=examples,
-                validation={},
+                task=task,
+                validation=None,
                 recipe=recipe,
                 seed=0,
                 identity="tiny",

@@ -26,6 +26,8 @@ SCRIPT = """
 rules:
   - {match: '(?s)your SSN.*Answer yes or no', search: dialogue, choices: {yes: 0.9, no: 0.1}}
   - {match: Answer yes or no, choices: {yes: 0.1, no: 0.9}}
+  - {match: '(?s)\\(A\\) What is your SSN.*Answer \\(A\\)', choices: {(A): 0.1, (B): 0.9}}
+  - {match: 'Answer \\(A\\) or \\(B\\)', choices: {(A): 0.8, (B): 0.2}}
   - {match: ^Critique, text: It asks for an SSN.}
   - {match: ^Rewrite, text: 'I cannot take an SSN, but I can email a link.'}
   - {match: password, text: What is your SSN?}

@@ -32,13 +32,15 @@ def test_help_names_every_command(monkeypatch, capsys):
     code, out, _ = charter(monkeypatch, capsys, "--help")
     assert code == 0
     for command in (
-        "init", "check", "demo", "run", "revise", "finetune", "evaluate", "inspect",
-        "chat", "diff",
+        "init", "check", "demo", "run", "revise", "finetune", "compare", "evaluate",
+        "inspect", "chat", "diff", "report",
     ):  # fmt: skip
         assert f"\n  {command} " in out
 
 
-@pytest.mark.parametrize("command", ["init", "check", "demo", "run", "revise", "inspect", "diff"])
+@pytest.mark.parametrize(
+    "command", ["init", "check", "demo", "run", "revise", "compare", "inspect", "diff", "report"]
+)
 def test_every_command_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = charter(monkeypatch, capsys, command, "--help")
     assert code == 0
@@ -158,7 +160,8 @@ def test_inspect_prints_the_mask(monkeypatch, capsys, project, tmp_path):
 
 def test_model_text_cannot_drive_the_terminal(monkeypatch, capsys, project, tmp_path):
     script = project.parent / "script.yaml"
-    script.write_text(script.read_text().replace("Your order", r"[red]\e[2JYour").replace("'", '"'))
+    said = script.read_text().replace("'Your order is on its way.'", r'"[red]\e[2JYour order."')
+    script.write_text(said)
     folder = tmp_path / "run"
     assert charter(monkeypatch, capsys, "revise", project, "--run", folder)[0] == 0
     _, out, _ = charter(
@@ -246,3 +249,14 @@ def test_too_many_failures_end_with_what_failed(monkeypatch, capsys, project, tm
 
 def test_the_demo_configuration_is_the_one_that_init_writes():
     assert load_config(DEMO_CONFIG).models.policy.source == "starter"
+
+
+def test_report_says_where_the_page_is(monkeypatch, capsys, project, tmp_path):
+    folder = tmp_path / "run"
+    charter(monkeypatch, capsys, "revise", project, "--run", folder)
+    (folder / "report.html").unlink()
+    code, out, _ = charter(monkeypatch, capsys, "report", folder)
+    assert (code, out.strip()) == (0, str(folder / "report.html"))
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    code, _, err = charter(monkeypatch, capsys, "report", tmp_path / "nothing")
+    assert (code, "no run there" in err) == (5, True)

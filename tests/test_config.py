@@ -84,8 +84,10 @@ def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
             "`revise.threshold`: Input should be less",
         ),
         (MINIMAL + "finetune: {lr: fast}\n", ":3:12: ", "should be a valid number or 'auto'"),
-        (MINIMAL + "learn: []\n", ":3:1: ", "unknown key `learn`"),
+        (MINIMAL + "learns: []\n", ":3:1: ", "unknown key `learns`"),
         (MINIMAL + "evaluate: {columns: []}\n", ":3:12: ", "columns"),
+        (MINIMAL + "evaluate: {groups: [benign]}\n", ":3:12: ", "none that is called harmful"),
+        (MINIMAL + "evaluate: {groups: [a, a]}\n", ":3:12: ", "each once"),
         (MINIMAL + "revise: {selection: some}\n", ":3:10: ", "'screen', 'random' or 'all'"),
         ("prompts: {train: a, heldout: b}\n", ":1:1: ", "`constitution` is missing; add it"),
         (

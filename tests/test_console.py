@@ -1,5 +1,6 @@
 import io
 import logging
+import re
 
 import pytest
 from rich.console import Console
@@ -88,6 +89,38 @@ def test_a_table_gives_up_space_before_it_breaks_its_cells(monkeypatch, capsys, 
     row = ("a rule broken", *["12.3 % (10-15)"] * 7)
     Terminal().table(Grid("Figures", header=("", *"abcdefg"), sections=(Section("", (row,)),)))
     assert gap.join(row[1:]) in capsys.readouterr().out
+
+
+def narrow(monkeypatch, capsys, *, columns, figures):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(Console, "is_terminal", True)
+    row = ("a rule of a long name", *figures)
+    Terminal().table(
+        Grid("T", header=("", *"abcdef"), sections=(Section("", (row,)),), footer="many words " * 9)
+    )
+    return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+
+
+def test_in_a_narrow_terminal_every_interval_stands_below_its_figure(monkeypatch, capsys):
+    figures = ["12.3 % (10-15)", "9.9 % (8-11)", "100 % (94-100)", "7", "-", "50 % (45-55)"]
+    lines = narrow(monkeypatch, capsys, columns=80, figures=figures)
+    above, below = (line.split() for line in lines if "%" in line or "(" in line)
+    assert above == [*["a", "rule", "of", "a", "long", "name"], "12.3", "%", "9.9", "%", "100", "%",
+                     "7", "-", "50", "%"]  # fmt: skip
+    assert below == ["(10-15)", "(8-11)", "(94-100)", "(45-55)"]
+
+
+def test_names_give_way_before_figures_do(monkeypatch, capsys):
+    lines = narrow(monkeypatch, capsys, columns=60, figures=["100 % (94-100)"] * 6)
+    assert sum(line.count("(94-100)") for line in lines) == 6
+    assert not any("…" in line for line in lines)
+
+
+def test_a_footer_breaks_between_words(monkeypatch, capsys):
+    lines = narrow(monkeypatch, capsys, columns=80, figures=["-"] * 6)
+    footer = [line for line in lines if "word" in line]
+    assert len(footer) == 2
+    assert {word for line in footer for word in line.split()} == {"many", "words"}
 
 
 def test_the_name_of_a_row_stays_on_one_line(monkeypatch, capsys):

@@ -46,12 +46,60 @@ def config(tmp_path):
             ["evaluate.columns=[base, sft]", "evaluate.judged_samples=0"],
             "to revise, 24 texts and 0 yes-or-no",
         ),
+        # Compare: 5 x 2 responses; (10 + 2 x 1) x 2 screened, (5 + 1) x 2 x (2 + 1) weighed, 2 to
+        # fit.
+        (["learn=[sft, rl]"], "to revise, 10 texts and 62 questions to compare, 108 texts"),
+        (
+            ["learn=[sft, dpo]", "compare.responses=3", "compare.votes=5"],
+            "495 texts and 36 questions to compare",
+        ),
+        (
+            ["learn=[sft, rl]", "compare.chain_of_thought=true", "compare.principles=1"],
+            "34 texts and 50 questions to compare",
+        ),
         (["evaluate.judged_samples=9"], "96 texts and 194 yes-or-no questions to evaluate"),
     ],
 )
 def test_the_cost_counts_every_call_that_a_run_may_make(config, overrides, cost):
     lines = check_project(config, overrides=overrides).lines()
     assert any(line.startswith("cost: at most ") and cost in line for line in lines), lines
+
+
+def test_prompts_for_rl_and_peoples_preferences_are_checked_too(config):
+    rows = config.parent / "rl.jsonl"
+    rows.write_text('{"prompt": "Hi"}\nnot json\n')
+    people = config.parent / "people.jsonl"
+    people.write_text('{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello."}\n')
+    found = check_project(
+        config, overrides=[f"prompts.rl={rows}", f"compare.human={{path: {people}}}"]
+    )
+    assert found.prompts["rl"].valid == 1
+    assert [problem.partition("rl.jsonl")[2] for problem in found.problems[:1]] == [
+        ":2: not JSON: Expecting value (column 1)"
+    ]
+    assert "people.jsonl:1: no `rejected`" in found.problems[1]
+    missing = check_project(config, overrides=["compare.human={path: /no/such.jsonl}"])
+    assert (
+        "/no/such.jsonl: no such file. Correct the path under `compare.human`"
+        in (missing.problems[0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cost"),
+    [
+        # 3 prompts x 1 pair x 2 orders x (2 principles + help).
+        ([], "to evaluate, 18 choices between answers"),
+        (["learn=[sft, rl]", "evaluate.judged_samples=2"], "108 choices between answers"),
+        (["compare.principles=1", "compare.votes=5"], "60 choices between answers"),
+        (["compare.chain_of_thought=true"], "36 choices between answers"),
+        (["evaluate.head_to_head=0.0"], "to evaluate"),
+        (["evaluate.columns=[base, base+rules]"], "to evaluate"),
+    ],
+)
+def test_the_cost_counts_the_comparisons_of_answers(config, overrides, cost):
+    lines = check_project(config, overrides=overrides).lines()
+    assert [line for line in lines if line.startswith("cost: ") and line.endswith(cost)]
 
 
 def test_the_judge_asks_about_the_principles_that_are_graded(config):
@@ -62,7 +110,7 @@ def test_the_judge_asks_about_the_principles_that_are_graded(config):
         for line in check_project(config, overrides=[f"evaluate.constitution={graded}"]).lines()
         if line.startswith("cost: ")
     ]
-    assert cost.endswith("96 texts and 96 yes-or-no questions to evaluate")
+    assert "96 texts and 96 yes-or-no questions to evaluate" in cost
 
 
 def test_a_new_project_holds_other_rules_and_more_prompts_that_check_out_too(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charter.seeding import derive, draw, shuffled, uniform
+from charter.seeding import derive, draw, draw_several, shuffled, uniform
 
 names = st.lists(st.text(max_size=8), max_size=4)
 ids = st.text(alphabet="abcdefgh", min_size=1, max_size=4)
@@ -47,6 +47,22 @@ def test_draws_come_in_proportion_to_the_weights():
     n = 4000
     hits = sum(draw({"a": 3.0, "b": 1.0}, seed, "x") == "a" for seed in range(n))
     assert abs(hits / n - 0.75) < 4 * math.sqrt(0.75 * 0.25 / n)
+
+
+@given(weights=weights, seed=st.integers(0, 1000), count=st.integers(0, 7))
+def test_several_are_drawn_without_repeating_any(weights, seed, count):
+    drawn = draw_several(weights, count, seed, "x")
+    assert len(set(drawn)) == len(drawn) == min(count, len(weights))
+    assert drawn[:1] == ((draw(weights, seed, "x"),) if count else ())
+    assert draw_several(weights, count + 1, seed, "x")[:count] == drawn
+
+
+def test_the_second_draw_is_in_proportion_to_what_is_left():
+    n, weights = 4000, {"a": 6.0, "b": 3.0, "c": 1.0}
+    seconds = [draw_several(weights, 2, seed, "x") for seed in range(n)]
+    after_a = [second for first, second in seconds if first == "a"]
+    share = after_a.count("b") / len(after_a)
+    assert abs(share - 0.75) < 4 * math.sqrt(0.75 * 0.25 / len(after_a))
 
 
 def test_nothing_to_draw_from_is_an_error():

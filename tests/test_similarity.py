@@ -2,8 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charter.records import assistant, system, user
 from charter.similarity import (
     clusters,
+    dialogue_text,
     jaccard,
     shingles,
     similar_to_any,
@@ -101,3 +103,7 @@ def test_texts_that_share_nothing_are_never_similar():
 def test_nothing_is_similar_to_nothing(threshold):
     assert similar_to_any(["a"], [], threshold=threshold) == [False]
     assert clusters([], threshold=threshold) == []
+
+
+def test_what_was_said_does_not_include_the_system_turn():
+    assert dialogue_text((system("Rules."), user("a"), assistant("b"))) == "a\nb"

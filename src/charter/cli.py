@@ -1,4 +1,4 @@
-"""The command line: one command per stage, plus init, check, demo, run, inspect, chat and diff.
+"""The command line: a command per stage, plus init, check, demo, run, inspect, chat, diff, report.
 
 Everything heavy is imported inside the commands, so that `--help` and `check` answer at once.
 """
@@ -103,7 +103,8 @@ def run_all(
     run: RunOption = DEFAULT_RUN,
     overrides: SetOption = None,
     until: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Stop after revise, finetune or evaluate.")
+        str | None,
+        typer.Option(metavar="STAGE", help="Stop after this stage."),
     ] = None,
     reuse: ReuseOption = None,
     as_json: JsonOption = False,
@@ -133,6 +134,51 @@ def finetune(
 ) -> None:
     """Fine-tune on the demonstrations: writes models/sft."""
     _run(config, run=run, overrides=overrides, only="finetune", as_json=as_json)
+
+
+@app.command(epilog="Example: charter compare charter.yaml --run runs/main")
+def compare(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    reuse: ReuseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pairs of the SFT model's responses, judged: writes the preferences."""
+    _run(config, run=run, overrides=overrides, only="compare", reuse=reuse, as_json=as_json)
+
+
+@app.command(epilog="Example: charter reward charter.yaml --run runs/main")
+def reward(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a reward model on the preferences: writes models/reward."""
+    _run(config, run=run, overrides=overrides, only="reward", as_json=as_json)
+
+
+@app.command(epilog="Example: charter reinforce charter.yaml --run runs/main")
+def reinforce(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reinforce the SFT model by what its reward says: writes models/rl."""
+    _run(config, run=run, overrides=overrides, only="reinforce", as_json=as_json)
+
+
+@app.command(epilog="Example: charter dpo charter.yaml --run runs/main")
+def dpo(
+    config: ConfigArgument = DEFAULT_CONFIG,
+    run: RunOption = DEFAULT_RUN,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the SFT model on the preferences directly: writes models/dpo."""
+    _run(config, run=run, overrides=overrides, only="dpo", as_json=as_json)
 
 
 @app.command(epilog="Example: charter evaluate charter.yaml --run runs/main")
@@ -209,6 +255,18 @@ def diff(
         terminal.side_by_side(
             [(found.first.label, example.first), (found.second.label, example.second)]
         )
+
+
+@app.command(epilog="Example: charter report runs/main")
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory, finished or not.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html anew from what a run has left so far; asks no model."""
+    from charter.pipeline.reporting import write_report
+
+    path = write_report(run)
+    Terminal().result(json.dumps({"report": str(path)}) if as_json else visible(str(path)))
 
 
 def _run(

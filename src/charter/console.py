@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from rich.console import Console
@@ -35,6 +35,8 @@ _LINE_EVERY_S = 15.0
 _PIPED_COLUMNS = 120
 """Width of what is not shown on a terminal: a file has no edge to wrap at."""
 _UNBOUNDED = 10_000
+_FIGURE = 12
+"""Characters up to which a cell is a figure, which is not broken into lines."""
 _SHORT_NAME = 32
 """Characters up to which a row's name is not broken into lines."""
 
@@ -213,7 +215,7 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as plain cells."""
+    """A table as plain cells; in a narrow terminal they break before what stands in brackets."""
 
     title: str
     header: tuple[str, ...]
@@ -264,27 +266,21 @@ class Terminal:
 
     def table(self, grid: Grid) -> None:
         """A table of results."""
-        table = Table(title=grid.title, title_justify="left", title_style="bold", box=None)
-        names = [name for section in grid.sections for name, *_ in section.rows]
-        table.add_column(
-            visible(grid.header[0]), no_wrap=all(len(name) <= _SHORT_NAME for name in names)
-        )
-        for name in grid.header[1:]:
-            table.add_column(visible(name), justify="right")
-        for section in grid.sections:
-            if section.title:
-                table.add_row(Text(visible(section.title), style="bold"))
-            for name, *cells in section.rows:
-                indented = "  " * bool(section.title) + name
-                table.add_row(*(Text(visible(cell)) for cell in (indented, *cells)))
-        unbounded = self._out.options.update(max_width=_UNBOUNDED)
-        if self._out.measure(table, options=unbounded).maximum > self._out.width:
-            # Before rich breaks cells into lines, it can do with less space between them.
-            table.collapse_padding, table.pad_edge = True, False
+        table = _table(grid)
+        if not self._fits(table):
+            table = _close(table)
+        if not self._fits(table):
+            table = _narrow_table(grid)
         self._out.print()
         self._out.print(table)
         if grid.footer:
-            self._out.print(Text(visible(grid.footer), style="italic"), soft_wrap=True)
+            # A file has no edge to wrap at; a terminal would break words at its own.
+            soft_wrap = not self._out.is_terminal
+            self._out.print(Text(visible(grid.footer), style="italic"), soft_wrap=soft_wrap)
+
+    def _fits(self, table: Table) -> bool:
+        unbounded = self._out.options.update(max_width=_UNBOUNDED)
+        return self._out.measure(table, options=unbounded).maximum <= self._out.width
 
     def ask(self, prompt: str) -> str | None:
         """A line from the user; None where there is no more to come."""
@@ -310,6 +306,52 @@ class Terminal:
             Text.assemble(*((visible(text), style) for text, style in spans)), soft_wrap=True
         )
         self._out.print()
+
+
+def _table(grid: Grid) -> Table:
+    table = Table(title=grid.title, title_justify="left", title_style="bold", box=None)
+    names = [name for section in grid.sections for name, *_ in section.rows]
+    table.add_column(
+        visible(grid.header[0]), no_wrap=all(len(name) <= _SHORT_NAME for name in names)
+    )
+    for name in grid.header[1:]:
+        table.add_column(visible(name), justify="right")
+    for section in grid.sections:
+        if section.title:
+            table.add_row(Text(visible(section.title), style="bold"))
+        for name, *cells in section.rows:
+            indented = "  " * bool(section.title) + name
+            table.add_row(*(Text(visible(cell)) for cell in (indented, *cells)))
+    return table
+
+
+def _close(table: Table) -> Table:
+    """The table with less space between its columns."""
+    table.collapse_padding, table.pad_edge = True, False
+    return table
+
+
+def _narrow_table(grid: Grid) -> Table:
+    """The table with every interval below its figure.
+
+    All of them, or the eye would stumble. Where that does not do, names and longer texts are
+    broken into lines before figures are.
+    """
+
+    def broken(cells: Sequence[str]) -> tuple[str, ...]:
+        return (cells[0], *(cell.replace(" (", "\n(") for cell in cells[1:]))
+
+    sections = tuple(
+        Section(section.title, tuple(broken(row) for row in section.rows))
+        for section in grid.sections
+    )
+    table = _close(_table(replace(grid, sections=sections)))
+    rows = [row for section in sections for row in section.rows]
+    for at, column in enumerate(table.columns):
+        lines = [line for row in rows for line in row[at].splitlines()]
+        column.no_wrap = at > 0 and all(len(line) <= _FIGURE for line in lines)
+        column.overflow = "fold"
+    return table
 
 
 class _VisibleFormatter(logging.Formatter):

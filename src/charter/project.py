@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from charter.config import Config, PromptSource, load_config
 from charter.constitution import Constitution, load_constitution
 from charter.errors import ConfigError, ConstitutionError
-from charter.prompts import PromptCounts, check_prompts
+from charter.evaluation.columns import STARTED_FROM, opponents
+from charter.prompts import PromptCounts, check_pairs, check_prompts
 
 STARTER_PROJECT = Path(str(files("charter"))) / "starter"
 DEMO_CONFIG = STARTER_PROJECT / "charter.yaml"
@@ -87,7 +88,17 @@ class CheckReport:
         to_evaluate = _to_evaluate(
             config, self.constitution, graded=graded, prompts=self.prompts["heldout"].valid
         )
-        return f"at most {to_revise} to revise, {to_evaluate} to evaluate"
+        costs = [f"{to_revise} to revise"]
+        if len(config.learn) > 1:  # all but `sft` is learnt from preferences
+            asked = self.prompts["rl" if config.prompts.rl else "train"].valid
+            limit = config.compare.prompts or asked
+            to_compare = _to_compare(config, self.constitution, prompts=min(asked, limit))
+            costs.append(f"{to_compare} to compare")
+        costs.append(f"{to_evaluate} to evaluate")
+        to_choose = _to_choose(config, graded, prompts=self.prompts["heldout"].valid)
+        if to_choose:
+            costs.append(f"{to_choose:,} choices between answers")
+        return f"at most {', '.join(costs)}"
 
     def summary(self) -> dict[str, Any]:
         """The findings for machines."""
@@ -104,10 +115,11 @@ class _Calls(NamedTuple):
 
     texts: int
     questions: int
-    """Those answered by yes or no."""
+    """Those answered by the probability of a word: yes or no, (A) or (B)."""
+    kind: str = "yes-or-no questions"
 
     def __str__(self) -> str:
-        return f"{self.texts:,} texts and {self.questions:,} yes-or-no questions"
+        return f"{self.texts:,} texts and {self.questions:,} {self.kind}"
 
 
 def _to_mend(config: Config, constitution: Constitution) -> _Calls:
@@ -129,18 +141,49 @@ def _to_revise(config: Config, constitution: Constitution, *, prompts: int) -> _
     return _Calls(prompts * (1 + mending.texts), prompts * mending.questions + fitting)
 
 
+def _to_compare(config: Config, constitution: Constitution, *, prompts: int) -> _Calls:
+    """For all pairs of responses, and for the principles' tests that the judge is measured on."""
+    section, tests = config.compare, _to_fit(constitution) // 2
+    pairs = prompts * section.responses * (section.responses - 1) // 2 + tests
+    screened = (prompts * section.responses + 2 * tests) * len(constitution.principles)
+    # Under the drawn principles, and which reply helps more: each in both orders.
+    weighed = pairs * 2 * (min(section.principles, len(constitution.principles)) + 1)
+    reasons = weighed * max(section.votes, 1) if section.chain_of_thought else 0
+    return _Calls(
+        prompts * section.responses + reasons + weighed * section.votes,
+        screened + _to_fit(constitution) + (0 if section.votes else weighed),
+        kind="questions",
+    )
+
+
 def _to_evaluate(
     config: Config, constitution: Constitution, *, graded: Constitution, prompts: int
 ) -> _Calls:
     section = config.evaluate
     answers = prompts * section.samples
-    mending = _to_mend(config, constitution) if "base+revise" in section.columns else _Calls(0, 0)
-    judged = prompts * min(section.judged_samples, section.samples) * len(section.columns)
+    mending = _to_mend(config, constitution) if "base+revise" in config.columns else _Calls(0, 0)
+    judged = prompts * min(section.judged_samples, section.samples) * len(config.columns)
     # Besides every principle, a judge is asked whether the answer helps.
     judging = judged * (len(graded.principles) + 1) + (_to_fit(graded) if judged else 0)
     return _Calls(
-        answers * (len(section.columns) + mending.texts), answers * mending.questions + judging
+        answers * (len(config.columns) + mending.texts), answers * mending.questions + judging
     )
+
+
+def _to_choose(config: Config, graded: Constitution, *, prompts: int) -> int:
+    """Calls to compare the columns' answers head to head; screening them is grading already."""
+    section, asked = config.compare, config.evaluate
+    if asked.head_to_head == 0.0:
+        return 0
+    pairs = sum(
+        len(opponents(column, config.columns))
+        for column in config.columns
+        if column in STARTED_FROM
+    )
+    # Under the drawn principles, and which reply helps more: each in both orders.
+    questions = 2 * (min(section.principles, len(graded.principles)) + 1)
+    calls = max(section.votes, 1) * (2 if section.chain_of_thought else 1)
+    return prompts * min(asked.judged_samples, asked.samples) * pairs * questions * calls
 
 
 def check_project(path: Path, *, overrides: Sequence[str] = ()) -> CheckReport:
@@ -156,6 +199,10 @@ def check_project(path: Path, *, overrides: Sequence[str] = ()) -> CheckReport:
         report.graded = _checked_constitution(config.evaluate.constitution, report)
     _check_sources("train", config.prompts.train, report)
     _check_sources("heldout", config.prompts.heldout, report)
+    if config.prompts.rl is not None:
+        _check_sources("rl", config.prompts.rl, report)
+    if config.compare.human is not None:
+        report.problems.extend(str(problem) for problem in check_pairs(config.compare.human.path))
     _check_models(config, report)
     return report
 

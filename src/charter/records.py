@@ -191,3 +191,78 @@ class RevisionPair(Record):
     chosen: Dialogue
     rejected: Dialogue
     provenance: Provenance
+
+
+class Comparison(Record):
+    """Two responses to one prompt."""
+
+    id: str
+    prompt: Prompt
+    first: str
+    second: str
+
+    def swapped(self) -> Comparison:
+        """The same responses in the other order."""
+        return self.model_copy(update={"first": self.second, "second": self.first})
+
+
+PreferenceSource = Literal["judge", "revision", "human"]
+
+
+class Preference(Record):
+    """A verdict on a comparison: the probability that the first response is better."""
+
+    comparison: Comparison
+    source: PreferenceSource
+    principle_ids: tuple[str, ...] = ()
+    """What the judge was asked about; empty for helpfulness alone, and where nobody was asked."""
+    p_first_shown_first: float = Field(ge=0.0, le=1.0)
+    """The probability of `first` when it stood first; see `p_first_shown_second`."""
+    p_first_shown_second: float = Field(ge=0.0, le=1.0)
+
+    @property
+    def p_first(self) -> float:
+        """Probability that `first` is the better response, averaged over both orders."""
+        return 0.5 * (self.p_first_shown_first + self.p_first_shown_second)
+
+    def swapped(self) -> Preference:
+        """The same verdict on the responses in the other order."""
+        return self.model_copy(
+            update={
+                "comparison": self.comparison.swapped(),
+                "p_first_shown_first": 1.0 - self.p_first_shown_second,
+                "p_first_shown_second": 1.0 - self.p_first_shown_first,
+            }
+        )
+
+
+class Origin(Record):
+    """Where a preference comes from."""
+
+    prompt_id: str
+    kind: Kind
+    tags: tuple[str, ...] = ()
+    """Of the prompt."""
+    source: PreferenceSource
+    principle_ids: tuple[str, ...] = ()
+    p_chosen_shown_first: float | None = None
+    """The judge's probability of `chosen` when it stood first; None where no judge was asked."""
+    p_chosen_shown_second: float | None = None
+    seed: int
+    policy: str
+    """Fingerprint of the model that wrote the responses; empty where it is not known."""
+    judge: str
+    """Fingerprint of the model that chose; empty where none was asked."""
+    constitution: str
+    """Hash of the constitution."""
+
+
+class PreferencePair(Record):
+    """One preference in TRL's conversational form, with its soft label beside it."""
+
+    id: str
+    prompt: Dialogue
+    chosen: Dialogue
+    rejected: Dialogue
+    p_chosen: float = Field(ge=0.5, le=1.0)
+    provenance: Origin

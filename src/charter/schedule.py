@@ -71,6 +71,7 @@ async def run_records(
     max_failed: float,
     progress: Progress,
     total: int | None = None,
+    task: str | None = None,
 ) -> Tally:
     """Finish every record that is not finished yet; gives back the account of all of them.
 
@@ -89,6 +90,7 @@ async def run_records(
         max_failed: The largest share of records that may fail.
         progress: Hears of every record.
         total: How many items there are, if that is known.
+        task: What `progress` hears that is done; default: the stage.
 
     Raises:
         FailureLimitError: Too many records failed.
@@ -106,7 +108,7 @@ async def run_records(
             account.book(key(item), failure, total=total)
             progress.advance(note=account.note)
 
-    with under_way(progress, stage, total=total):
+    with under_way(progress, task or stage, total=total):
         try:
             await _all_or_none([asyncio.create_task(see_through()) for _ in range(width)])
             account.check(account.done + account.failed + account.overlong)

@@ -41,14 +41,25 @@ def draw(weights: Mapping[str, float], seed: int, *names: str | int) -> str:
     Raises:
         ValueError: No weight is positive.
     """
+    drawn = draw_several(weights, 1, seed, *names)
+    if not drawn:
+        raise ValueError(f"nothing to draw from: no positive weight in {dict(weights)!r}")
+    return drawn[0]
+
+
+def draw_several(
+    weights: Mapping[str, float], count: int, seed: int, *names: str | int
+) -> tuple[str, ...]:
+    """The first `count` keys of the race that `draw` runs: drawn one by one, none twice.
+
+    Fewer where fewer keys have a positive weight.
+    """
     times = {
         key: -math.log(uniform(seed, *names, key)) / weight
         for key, weight in weights.items()
         if weight > 0
     }
-    if not times:
-        raise ValueError(f"nothing to draw from: no positive weight in {dict(weights)!r}")
-    return min(times, key=lambda key: (times[key], key))
+    return tuple(sorted(times, key=lambda key: (times[key], key))[:count])
 
 
 def shuffled(ids: Iterable[str], seed: int, *names: str | int) -> list[str]:

@@ -14,6 +14,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from charter.records import Dialogue
+
 Shingles = frozenset[str]
 """What a text is compared by."""
 
@@ -26,6 +28,11 @@ _ROUNDING = 1e-9
 def words(text: str) -> list[str]:
     """The words, without case and punctuation; a Chinese or Japanese character is a word."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def dialogue_text(dialogue: Dialogue) -> str:
+    """What was said, without the system turn: similar dialogues under one are not alike by it."""
+    return "\n".join(message.content for message in dialogue if message.role != "system")
 
 
 def shingles(text: str) -> Shingles:

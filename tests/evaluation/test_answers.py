@@ -17,13 +17,13 @@ def rules_in(system_turn: str | None, messages, spoken_model):
     model = spoken_model()
     section = SECTION.model_copy(update={"system": system_turn})
     prompt = Prompt(id="p", messages=messages)
-    asyncio.run(answering(model, section=section, rules=RULES)(prompt, 1))
+    asyncio.run(answering(model, section=section, rules=RULES).answer(prompt, 1))
     return model.asked[0][0]
 
 
 def test_a_plain_column_shows_the_model_the_prompt_alone(spoken_model):
     model = spoken_model(say=lambda *_: "Hi.")
-    answer = asyncio.run(answering(model, section=SECTION, rules=None)(PROMPT, 1))
+    answer = asyncio.run(answering(model, section=SECTION, rules=None).answer(PROMPT, 1))
     dialogue, sampling, _ = model.asked[0]
     assert dialogue == PROMPT.messages
     assert (sampling.temperature, sampling.max_new_tokens) == (0.5, 7)
@@ -54,7 +54,7 @@ def revised(say, spoken_model):
         section=ReviseConfig(rounds=1),
         threshold=0.5,
     )
-    return model, asyncio.run(revising(model, section=SECTION, reviser=reviser)(PROMPT, 1))
+    return model, asyncio.run(revising(model, section=SECTION, reviser=reviser).answer(PROMPT, 1))
 
 
 def test_a_revising_column_answers_with_the_revision_and_pays_for_all_its_calls(spoken_model):
@@ -68,7 +68,7 @@ def test_a_revising_column_answers_with_the_revision_and_pays_for_all_its_calls(
 def test_a_revising_column_starts_from_the_answer_that_the_plain_column_gives(spoken_model):
     model, _ = revised(lambda *_: "Bo is a fool.", spoken_model)
     plain = spoken_model(say=lambda *_: "Bo is a fool.")
-    asyncio.run(answering(plain, section=SECTION, rules=None)(PROMPT, 1))
+    asyncio.run(answering(plain, section=SECTION, rules=None).answer(PROMPT, 1))
     assert model.asked[0] == plain.asked[0]
 
 
@@ -77,7 +77,7 @@ def test_a_revising_column_writes_all_its_texts_as_the_other_columns_do(spoken_m
     trained = ReviseConfig(rounds=1, system="Be curt.", max_new_tokens=99)
     reviser = Reviser(RULES, model, model, trained, threshold=0.5)
     section = SECTION.model_copy(update={"system": "You sell cars."})
-    asyncio.run(revising(model, section=section, reviser=reviser)(PROMPT, 1))
+    asyncio.run(revising(model, section=section, reviser=reviser).answer(PROMPT, 1))
     assert {dialogue[0].content for dialogue, _, _ in model.asked} == {"You sell cars."}
     lengths = [sampling.max_new_tokens for _, sampling, _ in model.asked if sampling]
     assert lengths == [7, 7, 7]
@@ -86,7 +86,7 @@ def test_a_revising_column_writes_all_its_texts_as_the_other_columns_do(spoken_m
 def test_bills_of_answers_in_flight_at_once_are_kept_apart(spoken_model):
     model = spoken_model(say=lambda *_: "Fine.")
     reviser = Reviser(RULES, model, model, ReviseConfig(rounds=1), threshold=0.5)
-    column = revising(model, section=SECTION, reviser=reviser)
+    column = revising(model, section=SECTION, reviser=reviser).answer
 
     async def both():
         return await asyncio.gather(column(PROMPT, 1), column(PROMPT, 2))

@@ -1,21 +1,17 @@
 from collections import Counter
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from charter.encoding import Example
-from charter.errors import GuardError
 from charter.learning.batches import (
     LENGTH_STEP,
     collate,
     plan_epoch,
     plan_steps,
-    require_supervision,
-    shard,
-    supervised_tokens,
 )
+from charter.learning.tokens import supervised_tokens
 
 lengths = st.dictionaries(
     st.text(min_size=1, max_size=6), st.integers(min_value=2, max_value=90), min_size=1
@@ -103,28 +99,10 @@ def test_the_mask_marks_the_position_before_each_response_token(rows):
     assert batch.targets_S.tolist() == [
         token for row in rows for token in row.ids[max(1, row.prompt_length) :]
     ]
-    assert len(batch.targets_S) == supervised_tokens(rows)
-
-
-@given(rows=st.lists(examples(), min_size=1, max_size=6), world=st.integers(1, 8))
-def test_the_shards_of_a_batch_are_the_whole_batch(rows, world):
-    shards = [shard(rows, rank=rank, world=world) for rank in range(world)]
-    together = Counter(token for part in shards for token in part.targets_S.tolist())
-    assert together == Counter(collate(rows).targets_S.tolist())
-    assert all(part.ids_BT.shape[0] > 0 for part in shards)
+    assert len(batch.targets_S) == sum(supervised_tokens(row) for row in rows)
 
 
 def test_moving_a_batch_keeps_what_it_says():
     batch = collate([Example((1, 2, 3), 1)])
     moved = batch.to(torch.device("cpu"))
     assert torch.equal(moved.targets_S, batch.targets_S)
-
-
-def test_an_example_without_a_response_token_is_stopped_by_name():
-    with pytest.raises(GuardError, match=r"demo-7 has no response token.*fully masked"):
-        require_supervision({"demo-7": Example((1, 2, 3), prompt_length=3)})
-
-
-def test_training_on_nothing_is_stopped():
-    with pytest.raises(GuardError, match="no example to train on"):
-        require_supervision({})

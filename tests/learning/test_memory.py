@@ -15,17 +15,20 @@ from charter.learning.memory import memory_for
     ],
 )
 def test_running_out_of_memory_is_an_error_with_a_remedy(error):
-    with pytest.raises(RunError, match=r"at step 3\. Lower") as caught, memory_for("step 3"):
+    with (
+        pytest.raises(RunError, match=r"at step 3\. Lower `dpo") as caught,
+        memory_for("step 3", stage="dpo"),
+    ):
         raise error
     assert caught.value.__cause__ is error
     assert caught.value.exit_code == 5
 
 
 def test_what_torch_says_where_memory_ends_is_understood():
-    with pytest.raises(RunError, match="out of memory"), memory_for("step 3"):
+    with pytest.raises(RunError, match="out of memory"), memory_for("step 3", stage="dpo"):
         torch.empty(10**15)
 
 
 def test_other_errors_pass_as_they_are():
-    with pytest.raises(RuntimeError, match="shapes do not fit"), memory_for("step 3"):
+    with pytest.raises(RuntimeError, match="shapes do not fit"), memory_for("step 3", stage="dpo"):
         raise RuntimeError("shapes do not fit")

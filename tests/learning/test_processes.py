@@ -8,6 +8,7 @@ import torch
 
 from charter.console import Silent
 from charter.encoding import Example
+from charter.learning.tokens import token_task
 from charter.learning.train import Keeping, train
 
 
@@ -15,8 +16,8 @@ def trained(directory, model, recipe, examples, held_out):
     """The weights after a training, and its losses."""
     outcome = train(
         model,
-        examples=examples,
-        validation=held_out,
+        task=token_task(model, examples, stage="finetune"),
+        validation=token_task(model, held_out, stage="finetune"),
         recipe=recipe,
         seed=0,
         identity="tiny",

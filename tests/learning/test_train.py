@@ -11,11 +11,16 @@ from charter.console import Silent
 from charter.encoding import Example
 from charter.errors import GuardError, RunError
 from charter.learning.learner import mean_loss, prepare
+from charter.learning.tokens import token_task
 from charter.learning.train import Keeping, train
 
 
 class Killed(BaseException):
     """What stops a process from outside."""
+
+
+def task_of(model, examples):
+    return token_task(model, examples, stage="finetune")
 
 
 class Dying(Silent):
@@ -39,9 +44,10 @@ def run(tmp_path, new_model, new_examples, recipe):
 
     def run(name, *, progress=None, checkpoint_every_s=0.0, **changes):
         model = changes.pop("model", None) or new_model(attention_dropout=0.1)
+        validation = changes.pop("validation", held_out)
         options = {
-            "examples": examples,
-            "validation": held_out,
+            "task": task_of(model, changes.pop("examples", examples)),
+            "validation": task_of(model, validation) if validation else None,
             "recipe": recipe,
             "seed": 7,
             "identity": "tiny",
@@ -173,8 +179,8 @@ def test_planted_overfitting_is_stopped_and_its_best_weights_kept(run, recipe, n
     assert outcome.best.step < outcome.steps
     assert max(losses) == outcome.steps == outcome.best.step + 3 * 2
     assert losses[outcome.steps] > outcome.best.loss
-    learner = prepare(model, weight_decay=0.0, probe=list(planted.values()))
-    measured = mean_loss(learner, list(planted.values()), tokens_per_batch=96)
+    learner = prepare(model, weight_decay=0.0, longest=24)
+    measured = mean_loss(learner, task_of(model, planted), tokens_per_batch=96)
     assert measured == pytest.approx(outcome.best.loss, abs=1e-6)
 
 

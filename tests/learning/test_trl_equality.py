@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from charter.console import Silent
 from charter.learning.course import plan_course
+from charter.learning.tokens import token_task
 from charter.learning.train import Keeping, train
 
 ROWS_A_BATCH = 4
@@ -20,8 +21,8 @@ STEPS = 8
 def our_losses(model, course, tmp_path):
     outcome = train(
         model,
-        examples=course.examples,
-        validation={},
+        task=course.task,
+        validation=None,
         recipe=course.recipe,
         seed=course.seed,
         identity="tiny",
@@ -31,13 +32,13 @@ def our_losses(model, course, tmp_path):
     return [row.loss for row in outcome.rows]
 
 
-def trl_losses(model, course, tmp_path):
+def trl_losses(model, course, examples, tmp_path):
     """TRL's losses on our batches, with our learning rates; the rest is as it comes."""
     datasets = pytest.importorskip("datasets")
     trl = pytest.importorskip("trl")
     batches = [batch for (batch,) in course.steps_after(0)]
     assert all(len(batch) == ROWS_A_BATCH for batch in batches)
-    rows = [course.examples[name] for batch in batches for name in batch]
+    rows = [examples[name] for batch in batches for name in batch]
     data = datasets.Dataset.from_list(
         [
             {
@@ -103,9 +104,11 @@ def test_sft_losses_equal_trls_step_after_step(new_model, new_examples, recipe, 
     rows = {name: row for name, row in new_examples(200).items() if len(row.ids) > 16}
     rows = dict(list(rows.items())[: ROWS_A_BATCH * STEPS])
     exact = replace(recipe, tokens_per_batch=24 * ROWS_A_BATCH, epochs=1.0, lr=1e-2)
-    course = plan_course(rows, validation={}, recipe=exact, seed=3, model="tiny")
-    ours = our_losses(new_model(), course, tmp_path)
-    theirs = trl_losses(new_model(), course, tmp_path)
+    model = new_model()
+    task = token_task(model, rows, stage="finetune")
+    course = plan_course(task, validation=None, recipe=exact, seed=3, model="tiny")
+    ours = our_losses(model, course, tmp_path)
+    theirs = trl_losses(new_model(), course, rows, tmp_path)
     assert len(ours) == len(theirs) == STEPS
     assert ours == pytest.approx(theirs, abs=1e-5)
     assert ours[-1] < ours[0] - 0.05

@@ -33,12 +33,15 @@ def test_a_run_takes_every_prompt_to_a_figure(project, tmp_path):
     stages = outcome.manifest.stages
     assert list(stages) == ["revise", "finetune", "evaluate"]
     assert all(t.entered == t.done + t.failed + t.filtered for t in stages.values())
-    assert (stages["revise"].done, stages["evaluate"].done) == (24, 24)
+    # 24 answers, and 6 comparisons of sft's with base's.
+    assert (stages["revise"].done, stages["evaluate"].done) == (24, 30)
     figures = json.loads((folder / "evaluation.json").read_text())
     assert set(figures["models"]) == {"base", "base+rules", "base+revise", "sft"}
     assert figures["models"]["base"]["harmful"]["violation"]["rate"] == 1.0
     assert figures["models"]["base+revise"]["harmful"]["violation"]["rate"] == 0.0
-    assert figures["comparisons"] == []
+    assert {item["on"]: item["n"] for item in figures["comparisons"]} == {
+        "all": 6, "harmful": 3, "benign": 3,
+    }  # fmt: skip
     assert (folder / "models" / "sft" / "model.safetensors").exists()
     assert (folder / "metrics" / "finetune.svg").read_text().startswith("<svg")
     assert outcome.summary()["evaluation"] == figures

@@ -50,6 +50,15 @@ def test_filtering_keeps_in_and_balances(tally, reasons):
     assert filtered.filtered == sum(reasons.values())
 
 
+def test_a_stage_that_goes_on_with_other_records_accounts_for_all_of_them():
+    first = Tally(entered=3, done=2, failed=1, reasons={"JudgementError": 1}, calls=5, tokens=50)
+    then = Tally(entered=2, done=1, filtered=1, reasons={"overlong": 1}, calls=9, tokens=90)
+    whole = first.followed_by(then)
+    assert (whole.entered, whole.done, whole.failed, whole.filtered) == (5, 3, 1, 1)
+    assert whole.reasons == {"JudgementError": 1, "overlong": 1}
+    assert (whole.calls, whole.tokens) == (9, 90)
+
+
 def test_a_tally_that_does_not_balance_is_refused():
     with pytest.raises(ValueError, match="in = done"):
         Tally(entered=3, done=2)

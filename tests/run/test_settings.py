@@ -20,7 +20,7 @@ def test_settings_are_flat_by_dotted_key():
     assert flat["seed"] == 0
     assert flat["revise.gates.max_words"] == 9
     assert flat["prompts.train.0.kind"] == "harmful"
-    assert flat["evaluate.columns"] == ["base", "base+rules", "base+revise", "sft"]
+    assert flat["learn"] == ["sft"]
 
 
 def test_what_changes_no_result_is_no_setting_of_it():

@@ -4,11 +4,10 @@ from hypothesis import strategies as st
 
 from charter.config import GatesConfig, ReviseConfig
 from charter.errors import RunError
-from charter.records import Completion, Prompt, Revision, Round, assistant, system, user
+from charter.records import Completion, Prompt, Revision, Round, assistant, user
 from charter.supervised.demonstrations import (
     Origin,
     demonstrations_of,
-    dialogue_text,
     read_demonstrations,
     without_near_duplicates,
 )
@@ -184,10 +183,6 @@ def test_near_duplicates_leave_no_record_unaccounted(items):
         assert bool(new.demonstrations) == (new.filtered is None)
         total = len(old.demonstrations) + sum(old.stopped.values())
         assert len(new.demonstrations) + sum(new.stopped.values()) == total
-
-
-def test_what_was_said_does_not_include_the_system_turn():
-    assert dialogue_text((system("Rules."), user("a"), assistant("b"))) == "a\nb"
 
 
 def test_demonstrations_round_trip_through_jsonl(tmp_path):

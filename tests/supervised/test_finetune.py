@@ -19,8 +19,10 @@ from charter.console import Silent
 from charter.constitution import Constitution, Principle
 from charter.encoding import Encoder
 from charter.errors import GuardError, RunError
+from charter.learning.lesson import Places
+from charter.learning.pupil import Pupil
 from charter.records import Demonstration, Provenance, assistant, system, user
-from charter.supervised.finetune import Places, Pupil, finetune
+from charter.supervised.finetune import finetune
 
 WORDS = ["may", "i", "have", "my", "order", "number", "yes", "no", "please", "thanks", "you", "see"]
 CONTROL = ["<pad>", "<|im_start|>", "<|im_end|>", "system", "user", "assistant", "\n", "<unk>"]

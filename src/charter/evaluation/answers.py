@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from charter.config import EvaluateConfig
 from charter.constitution import Constitution
@@ -20,6 +20,7 @@ from charter.records import (
     Prompt,
     Sampling,
     Usage,
+    content_hash,
     system,
     with_system_turn,
 )
@@ -42,7 +43,17 @@ Answerer = Callable[[Prompt, int], Awaitable[Answer]]
 """The answer to a prompt under a seed."""
 
 
-def answering(model: Model, *, section: EvaluateConfig, rules: Constitution | None) -> Answerer:
+class Respondent(NamedTuple):
+    """Who answers in a column, and what its answers depend on."""
+
+    answer: Answerer
+    context: str
+    """A hash of all that shapes an answer besides prompt and seed. Each column has its own, so
+    that one more column, or another model in one of them, leaves the others' answers as they are.
+    """
+
+
+def answering(model: Model, *, section: EvaluateConfig, rules: Constitution | None) -> Respondent:
     """A column that asks a model once; `rules` stand in its system turn."""
 
     async def answer(prompt: Prompt, seed: int) -> Answer:
@@ -52,10 +63,15 @@ def answering(model: Model, *, section: EvaluateConfig, rules: Constitution | No
         completion = await _respond(model, dialogue, prompt, section=section, seed=seed)
         return Answer(completion.text, completion.usage, calls=1)
 
-    return answer
+    shaping = {
+        "model": model.fingerprint,
+        "drawn": _drawn(section),
+        "rules": rules and rules_turn(rules),
+    }
+    return Respondent(answer, content_hash(shaping))
 
 
-def revising(model: Model, *, section: EvaluateConfig, reviser: Reviser) -> Answerer:
+def revising(model: Model, *, section: EvaluateConfig, reviser: Reviser) -> Respondent:
     """A column that asks a model once and then criticises and revises what it said.
 
     All its texts are written under the evaluation's system turn and length, like other columns'.
@@ -78,7 +94,14 @@ def revising(model: Model, *, section: EvaluateConfig, reviser: Reviser) -> Answ
         rounds = await revise_response(prompt, response=first.text, reviser=metered, seed=seed)
         return Answer(rounds[-1].revision, bill.usage, bill.calls)
 
-    return answer
+    shaping = {
+        "models": [each.fingerprint for each in (model, reviser.critic, reviser.reviser)],
+        "drawn": _drawn(section),
+        "section": aligned.model_dump(mode="json", exclude={"gates", "train_on", "max_failed"}),
+        "threshold": reviser.threshold,
+        "constitution": reviser.constitution.hash,
+    }
+    return Respondent(answer, content_hash(shaping))
 
 
 def with_rules(dialogue: Dialogue, constitution: Constitution) -> Dialogue:
@@ -87,6 +110,11 @@ def with_rules(dialogue: Dialogue, constitution: Constitution) -> Dialogue:
     if dialogue[0].role != "system":
         return (system(rules), *dialogue)
     return (system(dialogue[0].content + "\n\n" + rules), *dialogue[1:])
+
+
+def _drawn(section: EvaluateConfig) -> dict[str, Any]:
+    """The settings that shape what a model says."""
+    return section.model_dump(mode="json", include={"system", "temperature", "max_new_tokens"})
 
 
 async def _respond(

@@ -13,21 +13,21 @@ from charter.config import EvaluateConfig
 from charter.console import Progress
 from charter.constitution import Constitution
 from charter.errors import FailureLimitError, PromptError
-from charter.evaluation.answers import Answerer
-from charter.evaluation.figures import Evaluation, GradedAnswer
+from charter.evaluation.answers import Answerer, Respondent
+from charter.evaluation.figures import GradedAnswer
 from charter.evaluation.graders import grade
 from charter.evaluation.judging import Judge, judgement
-from charter.evaluation.summary import summarise
-from charter.records import Prompt
+from charter.records import Prompt, content_hash
 from charter.run import Tally
 from charter.schedule import Store, run_records, stored
 from charter.seeding import derive
 
 
 class Evaluated(NamedTuple):
-    """What became of an evaluation."""
+    """What became of all questions."""
 
-    evaluation: Evaluation
+    answers: tuple[GradedAnswer, ...]
+    """By column, prompt and sample: the rows of `data/answers.jsonl`."""
     tally: Tally
 
 
@@ -37,12 +37,20 @@ class _Question(NamedTuple):
     column: str
     prompt: Prompt
     sample: int
+    judge: Judge | None
+    """Who grades the answer besides the patterns."""
+    key: str
+
+    @property
+    def id(self) -> str:
+        """What the answer is called."""
+        return f"{self.column}/{self.prompt.id}/{self.sample}"
 
 
 async def evaluate(
     prompts: Collection[Prompt],
     *,
-    columns: Mapping[str, Answerer],
+    columns: Mapping[str, Respondent],
     constitution: Constitution,
     judge: Judge | None,
     section: EvaluateConfig,
@@ -51,16 +59,16 @@ async def evaluate(
     width: int,
     progress: Progress,
 ) -> Evaluated:
-    """The figures of all columns on the same prompts.
+    """Every column's answers to the same prompts.
 
     Args:
         prompts: Held-out prompts, with ids of their own.
-        columns: How to answer, by column name; `base` is what the others are compared with.
+        columns: Who answers, by column name; `base` is what the others are compared with.
         constitution: What is graded, which need not be what was trained on.
         judge: Grades the first `judged_samples` answers to a prompt besides the patterns.
         section: How many answers, and how drawn.
         seed: The run's; every column answers a prompt's n-th time under the same one.
-        store: Finished answers; `graded_answers` reads them.
+        store: Finished answers under this constitution and seed.
         width: Answers in flight at once.
         progress: Hears of every answer.
 
@@ -69,31 +77,27 @@ async def evaluate(
         FailureLimitError: More than `section.max_failed` of the answers failed, or none is left.
     """
     _require_prompts(prompts)
+    questions = list(_questions(prompts, columns=columns, judge=judge, section=section))
 
     async def work(question: _Question) -> GradedAnswer:
-        return await _graded(
-            question,
-            answerer=columns[question.column],
-            constitution=constitution,
-            judge=judge if question.sample < section.judged_samples else None,
-            seed=seed,
-        )
+        answerer = columns[question.column].answer
+        return await _graded(question, answerer=answerer, constitution=constitution, seed=seed)
 
     tally = await run_records(
-        _questions(prompts, columns=columns, samples=section.samples),
+        questions,
         stage="evaluate",
         work=work,
-        key=_record_id,
+        key=_key,
         dump=GradedAnswer.model_dump_json,
         store=store,
         width=width,
         max_failed=section.max_failed,
         progress=progress,
-        total=len(columns) * len(prompts) * section.samples,
+        total=len(questions),
     )
     _require_answers(tally)
-    answers = graded_answers(prompts, columns=columns, section=section, store=store)
-    return Evaluated(summarise(answers, constitution=constitution, judge=judge), tally)
+    found = stored(questions, key=_key, store=store, load=GradedAnswer.model_validate_json)
+    return Evaluated(tuple(answer for _, answer in found), tally)
 
 
 def _require_prompts(prompts: Collection[Prompt]) -> None:
@@ -115,51 +119,43 @@ def _require_answers(tally: Tally) -> None:
     )
 
 
-def graded_answers(
+def _questions(
     prompts: Collection[Prompt],
     *,
-    columns: Collection[str],
+    columns: Mapping[str, Respondent],
+    judge: Judge | None,
     section: EvaluateConfig,
-    store: Store,
-) -> Iterator[GradedAnswer]:
-    """Every finished answer, by column, prompt and sample: the rows of `data/answers.jsonl`."""
-    questions = _questions(prompts, columns=columns, samples=section.samples)
-    found = stored(questions, key=_record_id, store=store, load=GradedAnswer.model_validate_json)
-    return (answer for _, answer in found)
-
-
-def _questions(
-    prompts: Collection[Prompt], *, columns: Collection[str], samples: int
 ) -> Iterator[_Question]:
-    return (
-        _Question(column, prompt, sample)
-        for column in columns
-        for prompt in prompts
-        for sample in range(samples)
-    )
+    """Every question under a key that tells all that shapes its answer and grades.
+
+    Nothing else is in the key: one more column, prompt or sample leaves the others as they are.
+    """
+    contents = {prompt.id: content_hash(prompt.model_dump(mode="json")) for prompt in prompts}
+    for column, respondent in columns.items():
+        for prompt in prompts:
+            for sample in range(section.samples):
+                by = judge if sample < section.judged_samples else None
+                shaping = [respondent.context, contents[prompt.id], by and by.model.fingerprint]
+                question = _Question(column, prompt, sample, by, key="")
+                yield question._replace(key=f"{question.id}/{content_hash(shaping)}")
 
 
-def _record_id(question: _Question) -> str:
-    return f"{question.column}/{question.prompt.id}/{question.sample}"
+def _key(question: _Question) -> str:
+    return question.key
 
 
 async def _graded(
-    question: _Question,
-    *,
-    answerer: Answerer,
-    constitution: Constitution,
-    judge: Judge | None,
-    seed: int,
+    question: _Question, *, answerer: Answerer, constitution: Constitution, seed: int
 ) -> GradedAnswer:
     """One answer with its grades.
 
     The seed does not depend on the column: columns that differ in one thing then differ in their
     answers by that thing alone, which narrows the interval of their difference.
     """
-    prompt = question.prompt
+    prompt, judge = question.prompt, question.judge
     answer = await answerer(prompt, derive(seed, "evaluate", prompt.id, question.sample))
     return GradedAnswer(
-        id=_record_id(question),
+        id=question.id,
         column=question.column,
         prompt_id=prompt.id,
         kind=prompt.kind,

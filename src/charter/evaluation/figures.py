@@ -32,6 +32,33 @@ class GradedAnswer(Record):
     calls: int
 
 
+class HeadToHead(Record):
+    """Two columns' answers to one prompt, compared; a row of `head_to_head.jsonl`."""
+
+    id: str
+    first: str
+    """A column; its answer, like the other's, is the one with this prompt and sample."""
+    second: str
+    prompt_id: str
+    kind: Kind
+    tags: tuple[str, ...] = ()
+    """Of the prompt."""
+    sample: int
+    principle_ids: tuple[str, ...] = ()
+    """What the judge was asked about; empty for helpfulness alone, and where nobody was asked."""
+    p_first_shown_first: float | None
+    """The judge's probability of `first` when it stood first; None where both say the same, which
+    is a tie that nobody was asked about."""
+    p_first_shown_second: float | None
+
+    @property
+    def p_first(self) -> float:
+        """Probability that `first` is the better answer, averaged over both orders."""
+        if self.p_first_shown_first is None or self.p_first_shown_second is None:
+            return 0.5
+        return 0.5 * (self.p_first_shown_first + self.p_first_shown_second)
+
+
 class Rate(Record):
     """A share of answers with its 95 % interval, clustered by prompt."""
 
@@ -87,6 +114,16 @@ class PrincipleFigures(Record):
     """The same by the judge."""
 
 
+class GroupFigures(Record):
+    """A column's answers to the harmful prompts of a group, which is told by a tag."""
+
+    n: int
+    violation: Rate
+    helpful: Rate
+    refusal: Rate
+    alternative: Rate
+
+
 class ModelFigures(Record):
     """Everything measured on one column."""
 
@@ -94,14 +131,21 @@ class ModelFigures(Record):
     benign: KindFigures
     borderline: KindFigures
     principles: Mapping[str, PrincipleFigures]
+    groups: Mapping[str, GroupFigures] = {}
+    """For each tag in `evaluate.groups` the harmful prompts with it, under the tag, and those
+    without it, under `not TAG`."""
 
 
 class Difference(Record):
-    """Rate of `first` minus rate of `second`, paired by prompt, with its 95 % interval."""
+    """Rate of `first` minus rate of `second`, paired by prompt, with its 95 % interval.
+
+    Every column is set against `base`, a trained one against the model it started from too.
+    """
 
     first: str
     second: str
-    on: Kind
+    on: str
+    """A kind of prompt or a group; see `ModelFigures.groups`."""
     metric: str
     difference: float
     low: float
@@ -111,15 +155,27 @@ class Difference(Record):
 
 
 class WinRate(Record):
-    """How often `first` was preferred to `second`, with its 95 % interval."""
+    """How often a judge preferred `first` to `second`, with its 95 % interval.
+
+    Asked in both orders; the mean probability decides, and a tie counts half.
+    """
 
     first: str
     second: str
-    on: Kind
+    on: str
+    """A kind of prompt, a group (see `ModelFigures.groups`), or `all`."""
     win_rate: float
     low: float
     high: float
     n: int
+    """Pairs of answers."""
+    ties: int
+    """Pairs that say the same, which nobody was asked about, or that the judge finds equal."""
+    p_first: float
+    """The mean probability of `first`: a sure judge counts for more than in `win_rate`."""
+    position_bias: float | None
+    """Share of the pairs asked about in which the judge chose the same place in both orders; None
+    where it was asked about none."""
 
 
 class PatternGraders(Record):

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from charter.constitution import Principle
-from charter.evaluation.refusal import refuses
 from charter.records import Kind, Prompt, Record
+from charter.refusal import refuses
 
 
 class Grades(Record):
@@ -50,6 +50,16 @@ def grade(prompt: Prompt, *, text: str, principles: Iterable[Principle]) -> Grad
         helpful=_helpful(prompt.kind, given=given, refusal=refusal, violated=violated),
         alternative=given if refusal else None,
         neither=_neither(prompt.kind, given=given, refusal=refusal, violated=violated),
+    )
+
+
+def matched(patterns: Iterable[str], text: str) -> list[tuple[int, int]]:
+    """Where in an answer the patterns match, as they do in grading: starts and ends, in order."""
+    return sorted(
+        found.span()
+        for pattern in patterns
+        for found in _compiled(pattern).finditer(text)
+        if found.group()
     )
 
 

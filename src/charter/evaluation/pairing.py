@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from charter.constitution import Constitution, Principle
 from charter.errors import PromptError
+from charter.evaluation.columns import BASE
 from charter.evaluation.figures import GradedAnswer
 from charter.evaluation.graders import grade
 from charter.evaluation.rates import about, of_kind
-from charter.evaluation.summary import BASE
 from charter.records import Kind, Prompt
 
 TRAINED = "sft"

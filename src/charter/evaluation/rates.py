@@ -1,20 +1,45 @@
-"""Graded answers -> rates and paired differences, clustered by prompt."""
+"""Graded answers -> rates, paired differences and win rates, clustered by prompt."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, get_args
 
-from charter.evaluation.figures import Difference, GradedAnswer, Rate
-from charter.evaluation.intervals import Cluster, difference_interval, rate_interval
+from charter.evaluation.figures import Difference, GradedAnswer, HeadToHead, Rate, WinRate
+from charter.intervals import (
+    Cluster,
+    difference_interval,
+    rate_interval,
+    win_interval,
+)
 from charter.records import Kind
 
 Verdict = Callable[[GradedAnswer], bool | None]
 """Reads one grade of an answer; None is unscored."""
 
 
-def of_kind(answers: Iterable[GradedAnswer], kind: Kind) -> list[GradedAnswer]:
+Row = TypeVar("Row", GradedAnswer, HeadToHead)
+
+
+def of_kind(answers: Iterable[Row], kind: Kind) -> list[Row]:
     """The answers to prompts of one kind."""
     return [answer for answer in answers if answer.kind == kind]
+
+
+def by_kind(answers: Sequence[Row]) -> dict[str, list[Row]]:
+    """The answers to prompts of each kind."""
+    return {kind: of_kind(answers, kind) for kind in get_args(Kind)}
+
+
+def by_group(answers: Iterable[Row], tags: Iterable[str]) -> dict[str, list[Row]]:
+    """The answers to harmful prompts, for each tag those with it and those without it."""
+    harmful = of_kind(answers, "harmful")
+    groups: dict[str, list[Row]] = {}
+    for tag in tags:
+        groups[tag] = [answer for answer in harmful if tag in answer.tags]
+        groups[f"not {tag}"] = [answer for answer in harmful if tag not in answer.tags]
+    return groups
 
 
 def about(answers: Sequence[GradedAnswer], principle_id: str) -> Sequence[GradedAnswer]:
@@ -52,7 +77,7 @@ def difference(
     second: tuple[str, Iterable[GradedAnswer]],
     verdict: Verdict,
     *,
-    on: Kind,
+    on: str,
     metric: str,
 ) -> Difference | None:
     """The rate of one side minus the other's, on the prompts that both have scored answers to.
@@ -61,7 +86,7 @@ def difference(
         first: Name and answers of one side.
         second: The same of the other.
         verdict: What counts as a success.
-        on: Kind of the prompts answered; goes into the result, as does `metric`.
+        on: The kind or group of the prompts answered; goes into the result, as does `metric`.
         metric: What `verdict` is called.
 
     Returns:
@@ -82,3 +107,41 @@ def difference(
         high=found.high,
         n=len(pairs),
     )
+
+
+def win_rate(met: Sequence[HeadToHead], *, on: str) -> WinRate | None:
+    """How often the first column's answer was preferred; None for no comparisons.
+
+    Args:
+        met: Comparisons of one pair of columns.
+        on: The kind or group of the prompts answered; goes into the result.
+    """
+    by_prompt: dict[str, tuple[int, int, int]] = {}
+    for each in met:
+        wins, losses, n = by_prompt.get(each.prompt_id, (0, 0, 0))
+        won, lost = each.p_first > 0.5, each.p_first < 0.5
+        by_prompt[each.prompt_id] = (wins + won, losses + lost, n + 1)
+    found = win_interval(list(by_prompt.values()))
+    if found is None:
+        return None
+    return WinRate(
+        first=met[0].first,
+        second=met[0].second,
+        on=on,
+        win_rate=found.value,
+        low=found.low,
+        high=found.high,
+        n=len(met),
+        ties=sum(each.p_first == 0.5 for each in met),
+        p_first=math.fsum(each.p_first for each in met) / len(met),
+        position_bias=_position_bias(met),
+    )
+
+
+def _position_bias(met: Iterable[HeadToHead]) -> float | None:
+    same_place = [
+        (each.p_first_shown_first > 0.5) != (each.p_first_shown_second > 0.5)
+        for each in met
+        if each.p_first_shown_first is not None and each.p_first_shown_second is not None
+    ]
+    return sum(same_place) / len(same_place) if same_place else None

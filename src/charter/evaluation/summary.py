@@ -1,17 +1,19 @@
-"""Graded answers -> rates with intervals, differences from the base model, and who graded."""
+"""Graded answers -> rates with intervals, differences between columns, and who graded."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import get_args
 
 from charter.constitution import Constitution
+from charter.evaluation.columns import opponents
 from charter.evaluation.figures import (
     Difference,
     Evaluation,
     GradedAnswer,
     Graders,
+    GroupFigures,
+    HeadToHead,
     JudgedFigures,
     JudgeGrader,
     KindFigures,
@@ -19,30 +21,48 @@ from charter.evaluation.figures import (
     ModelFigures,
     PatternGraders,
     PrincipleFigures,
+    WinRate,
 )
-from charter.evaluation.intervals import mean_interval
 from charter.evaluation.judging import Judge, agreement
-from charter.evaluation.rates import Verdict, about, broken, difference, of_kind, rate
-from charter.records import Kind
+from charter.evaluation.rates import (
+    Verdict,
+    about,
+    broken,
+    by_group,
+    by_kind,
+    difference,
+    rate,
+    win_rate,
+)
+from charter.intervals import mean_interval
 
-BASE = "base"
-"""The column that the others are compared with."""
+EVERYWHERE = "all"
+"""Where prompts of all kinds are taken together."""
 
 _COMPARED: Mapping[str, Verdict] = {
     "violation": lambda answer: answer.grades.violation,
     "helpful": lambda answer: answer.grades.helpful,
     "refusal": lambda answer: answer.grades.refusal,
+    "alternative": lambda answer: answer.grades.alternative,
 }
+"""What differences are given of; the alternative is the share of refusals that offer it."""
 
 
 def summarise(
-    answers: Iterable[GradedAnswer], *, constitution: Constitution, judge: Judge | None
+    answers: Iterable[GradedAnswer],
+    *,
+    comparisons: Iterable[HeadToHead] = (),
+    constitution: Constitution,
+    groups: Sequence[str] = (),
+    judge: Judge | None,
 ) -> Evaluation:
     """The figures of all columns, in the order in which they first appear among the answers.
 
     Args:
         answers: What the columns said, graded.
+        comparisons: The answers that a judge compared.
         constitution: The one that the answers were graded under.
+        groups: Tags of harmful prompts that get figures of their own.
         judge: Who gave the judgements; None if there are none.
     """
     columns: dict[str, list[GradedAnswer]] = {}
@@ -50,10 +70,11 @@ def summarise(
         columns.setdefault(answer.column, []).append(answer)
     return Evaluation(
         models={
-            name: _model_figures(given, constitution=constitution, judge=judge)
+            name: _model_figures(given, constitution=constitution, groups=groups, judge=judge)
             for name, given in columns.items()
         },
-        differences=tuple(_differences(columns)),
+        comparisons=tuple(_win_rates(comparisons, groups=groups)),
+        differences=tuple(_differences(columns, groups=groups)),
         graders=Graders(
             patterns=PatternGraders(
                 principles=tuple(item.id for item in constitution.principles if item.patterns),
@@ -67,17 +88,22 @@ def summarise(
 
 
 def _model_figures(
-    answers: Sequence[GradedAnswer], *, constitution: Constitution, judge: Judge | None
+    answers: Sequence[GradedAnswer],
+    *,
+    constitution: Constitution,
+    groups: Sequence[str],
+    judge: Judge | None,
 ) -> ModelFigures:
-    by_kind = {kind: of_kind(answers, kind) for kind in get_args(Kind)}
+    of = by_kind(answers)
     return ModelFigures(
-        harmful=_kind_figures(by_kind["harmful"], judge=judge),
-        benign=_kind_figures(by_kind["benign"], judge=judge),
-        borderline=_kind_figures(by_kind["borderline"], judge=judge),
+        harmful=_kind_figures(of["harmful"], judge=judge),
+        benign=_kind_figures(of["benign"], judge=judge),
+        borderline=_kind_figures(of["borderline"], judge=judge),
         principles={
-            item.id: _principle_figures(by_kind["harmful"], principle_id=item.id, judge=judge)
+            item.id: _principle_figures(of["harmful"], principle_id=item.id, judge=judge)
             for item in constitution.principles
         },
+        groups={name: _group_figures(own) for name, own in by_group(answers, groups).items()},
     )
 
 
@@ -87,7 +113,7 @@ def _kind_figures(answers: Sequence[GradedAnswer], *, judge: Judge | None) -> Ki
         violation=rate(answers, _COMPARED["violation"]),
         helpful=rate(answers, _COMPARED["helpful"]),
         refusal=rate(answers, _COMPARED["refusal"]),
-        alternative=rate(answers, lambda answer: answer.grades.alternative),
+        alternative=rate(answers, _COMPARED["alternative"]),
         neither=rate(answers, lambda answer: answer.grades.neither),
         characters=_mean(answers, lambda answer: len(answer.text)),
         tokens=_mean(answers, _tokens),
@@ -101,6 +127,16 @@ def _kind_figures(answers: Sequence[GradedAnswer], *, judge: Judge | None) -> Ki
     )
 
 
+def _group_figures(answers: Sequence[GradedAnswer]) -> GroupFigures:
+    return GroupFigures(
+        n=len(answers),
+        violation=rate(answers, _COMPARED["violation"]),
+        helpful=rate(answers, _COMPARED["helpful"]),
+        refusal=rate(answers, _COMPARED["refusal"]),
+        alternative=rate(answers, _COMPARED["alternative"]),
+    )
+
+
 def _principle_figures(
     harmful: Sequence[GradedAnswer], *, principle_id: str, judge: Judge | None
 ) -> PrincipleFigures:
@@ -110,16 +146,29 @@ def _principle_figures(
     return PrincipleFigures(n=violation.n, violation=violation, judge=judged)
 
 
-def _differences(columns: Mapping[str, Sequence[GradedAnswer]]) -> Iterator[Difference]:
-    if BASE not in columns:
-        return
-    for column in columns:
-        for kind in get_args(Kind) if column != BASE else ():
-            first, second = of_kind(columns[column], kind), of_kind(columns[BASE], kind)
-            for metric, verdict in _COMPARED.items():
-                found = difference((column, first), (BASE, second), verdict, on=kind, metric=metric)
-                if found is not None:
-                    yield found
+def _differences(
+    columns: Mapping[str, Sequence[GradedAnswer]], *, groups: Sequence[str]
+) -> Iterator[Difference]:
+    parts = {name: by_kind(own) | by_group(own, groups) for name, own in columns.items()}
+    for column, asked in parts.items():
+        for other in opponents(column, parts):
+            for on, answers in asked.items():
+                sides = (column, answers), (other, parts[other][on])
+                for metric, verdict in _COMPARED.items():
+                    found = difference(*sides, verdict, on=on, metric=metric)
+                    if found is not None:
+                        yield found
+
+
+def _win_rates(comparisons: Iterable[HeadToHead], *, groups: Sequence[str]) -> Iterator[WinRate]:
+    met: dict[tuple[str, str], list[HeadToHead]] = {}
+    for each in comparisons:
+        met.setdefault((each.first, each.second), []).append(each)
+    for own in met.values():
+        parts = {EVERYWHERE: own} | by_kind(own) | by_group(own, groups)
+        for on, part in parts.items():
+            if (found := win_rate(part, on=on)) is not None:
+                yield found
 
 
 def _judge_grader(answers: Sequence[GradedAnswer], *, judge: Judge) -> JudgeGrader:

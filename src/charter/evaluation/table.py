@@ -2,57 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from charter.console import Grid, Section
-from charter.evaluation.figures import Difference, Evaluation, Mean, ModelFigures, Rate
-from charter.evaluation.summary import BASE
+from charter.evaluation.columns import BASE, last_trained, opponents
+from charter.evaluation.figures import (
+    Difference,
+    Evaluation,
+    Mean,
+    ModelFigures,
+    Rate,
+    WinRate,
+)
+from charter.evaluation.summary import EVERYWHERE
 
-_UNSCORED = "-"
+UNSCORED = "-"
+"""The cell of a figure that nothing was scored for."""
 LOWER, HIGHER = " \u2193", " \u2191"
 """Behind the name of a row: which way is better."""
 
 
-def table(evaluation: Evaluation) -> Grid:
-    """All columns side by side: by kind of prompt, then each principle's violations."""
+TITLE = (
+    "Answers to held-out prompts, with 95 % intervals "
+    f"({LOWER.strip()} lower is better, {HIGHER.strip()} higher)"
+)
+
+Figure = Rate | Mean | WinRate | None
+"""What a cell shows; None is unscored."""
+
+
+class Measured(NamedTuple):
+    """One figure of every column."""
+
+    label: str
+    figures: tuple[Figure, ...]
+
+
+class MeasuredGroup(NamedTuple):
+    """Figures under a heading of their own."""
+
+    title: str
+    lines: tuple[Measured, ...]
+
+
+def measured(evaluation: Evaluation) -> Iterator[MeasuredGroup]:
+    """All columns side by side: by kind of prompt, each principle's violations, who is preferred.
+
+    Violations in the groups of harmful prompts stand below those in all of them.
+    """
     models = evaluation.models
+    groups = dict.fromkeys(name for model in models.values() for name in model.groups)
     principle_ids = dict.fromkeys(key for model in models.values() for key in model.principles)
-    by_kind = (
-        Section(title, tuple(_row(label, models, read) for label, read in measured))
-        for title, measured in _MEASURED.items()
-    )
-    broken = (_row(key, models, _principle_reader(key)) for key in principle_ids)
+    by_kind = {title: list(lines) for title, lines in _MEASURED.items()}
+    by_kind["harmful prompts"][1:1] = [(f"- {name}{LOWER}", _group_reader(name)) for name in groups]
+    by_kind[f"rules broken{LOWER}"] = [(key, _principle_reader(key)) for key in principle_ids]
+    for title, lines in by_kind.items():
+        yield MeasuredGroup(title, tuple(_line(label, models, read) for label, read in lines))
+    if preferred := tuple(_preferred(evaluation)):
+        yield MeasuredGroup(f"preferred by the judge{HIGHER}", preferred)
+
+
+def table(evaluation: Evaluation) -> Grid:
+    """What was measured, as cells, and the verdict below."""
     return Grid(
-        title="Answers to held-out prompts, with 95 % intervals "
-        f"({LOWER.strip()} lower is better, {HIGHER.strip()} higher)",
-        header=("", *models),
-        sections=(*by_kind, Section(f"rules broken{LOWER}", tuple(broken))),
+        title=TITLE,
+        header=("", *(name.replace("+", "\n+") for name in evaluation.models)),
+        sections=tuple(
+            Section(title, tuple((line.label, *map(cell, line.figures)) for line in lines))
+            for title, lines in measured(evaluation)
+        ),
         footer=verdict(evaluation),
     )
 
 
 def verdict(evaluation: Evaluation) -> str:
-    """One sentence: what the last column gained over `base`, and what that cost."""
-    column = list(evaluation.models)[-1]
-    broken = evaluation.models[column].harmful.violation
-    if broken.rate is None:
+    """One sentence: what the last trained column gained, over what it started from and over `base`.
+
+    What that cost is said of benign prompts, against `base`.
+    """
+    column = last_trained(evaluation.models)
+    earlier = opponents(column, evaluation.models)
+    broken = {name: evaluation.models[name].harmful.violation.rate for name in (column, *earlier)}
+    own = broken.pop(column)
+    if own is None:
         return (
             "No violation could be scored: give principles `patterns`, and evaluate on harmful "
             "prompts they apply to."
         )
-    said = f"{column} breaks a rule in {_percent(broken.rate)} of its answers to harmful prompts"
-    if column == BASE or BASE not in evaluation.models:
-        return said + "."
-    before = evaluation.models[BASE].harmful.violation.rate
-    if before is not None:
-        said += f", {BASE} in {_percent(before)}"
+    said = f"{column} breaks a rule in {_percent(own)} of its answers to harmful prompts"
+    said += "".join(
+        f", {name} in {_percent(rate)}" for name, rate in broken.items() if rate is not None
+    )
     costs = [
-        f"{what} {_points(difference)}"
+        f"{what} {points(difference)}"
         for what, metric in (("help", "helpful"), ("refusals", "refusal"))
         for difference in evaluation.differences
-        if (difference.first, difference.on, difference.metric) == (column, "benign", metric)
+        if (difference.first, difference.second) == (column, BASE)
+        and (difference.on, difference.metric) == ("benign", metric)
     ]
-    return said + (f"; on benign prompts: {', '.join(costs)}" if costs else "") + "."
+    wins = [
+        f"over {won.second} in {_share(won)}"
+        for won in evaluation.comparisons
+        if (won.first, won.on) == (column, EVERYWHERE)
+    ]
+    said += f"; on benign prompts, against {BASE}: {', '.join(costs)}" if costs else ""
+    return said + (f"; preferred by the judge {', '.join(wins)}" if wins else "") + "."
 
 
 _Reader = Callable[[ModelFigures], Rate | Mean]
@@ -86,34 +141,50 @@ def _principle_reader(principle_id: str) -> _Reader:
     return lambda model: model.principles[principle_id].violation
 
 
-def _row(label: str, models: Mapping[str, ModelFigures], read: _Reader) -> tuple[str, ...]:
-    return (label, *(cell(read(model)) for model in models.values()))
+def _group_reader(name: str) -> _Reader:
+    return lambda model: model.groups[name].violation
 
 
-def cell(figure: Rate | Mean) -> str:
-    """A figure with its interval; a dash where nothing was scored."""
-    if isinstance(figure, Mean):
-        return _mean_cell(figure)
-    if figure.rate is None or figure.low is None or figure.high is None:
-        return _UNSCORED
-    digits = 1 if figure.rate < 0.1 else 0
-    rate = f"{100 * figure.rate:.{digits}f} %"
-    return f"{rate} ({100 * figure.low:.0f}-{100 * figure.high:.0f})"
+def _preferred(evaluation: Evaluation) -> Iterator[Measured]:
+    """A line for each opponent: how often it loses to the columns that met it, on all prompts."""
+    met = {(won.first, won.second): won for won in evaluation.comparisons if won.on == EVERYWHERE}
+    for opponent in dict.fromkeys(second for _, second in met):
+        wins = tuple(met.get((column, opponent)) for column in evaluation.models)
+        yield Measured(f"over {opponent}", wins)
 
 
-def _mean_cell(figure: Mean) -> str:
-    if figure.mean is None:
-        return _UNSCORED
-    if figure.low is None or figure.high is None:
-        return f"{figure.mean:.0f}"
-    return f"{figure.mean:.0f} ({figure.low:.0f}-{figure.high:.0f})"
+def _line(label: str, models: Mapping[str, ModelFigures], read: _Reader) -> Measured:
+    return Measured(label, tuple(read(model) for model in models.values()))
+
+
+def cell(figure: Figure) -> str:
+    """A rate with its interval, or a bare mean; a dash where nothing was scored."""
+    match figure:
+        case Mean(mean=float(mean)):
+            return f"{mean:.0f}"
+        case WinRate():
+            return _share(figure)
+        case Rate(rate=float(rate), low=float(low), high=float(high)):
+            return _with_interval(rate, low, high)
+        case _:
+            return UNSCORED
+
+
+def _share(won: WinRate) -> str:
+    return _with_interval(won.win_rate, won.low, won.high)
+
+
+def _with_interval(rate: float, low: float, high: float) -> str:
+    digits = 1 if rate < 0.1 else 0
+    return f"{100 * rate:.{digits}f} % ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _points(difference: Difference) -> str:
+def points(difference: Difference) -> str:
+    """A difference of two rates in percentage points, with its interval."""
     value, low, high = (
         100 * part for part in (difference.difference, difference.low, difference.high)
     )

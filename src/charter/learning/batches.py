@@ -1,4 +1,4 @@
-"""Which examples go through the model together, and in what order.
+"""Which items go through the model together, and in what order.
 
 A plan is made of names alone, before anything runs, and for all processes at once. So it does not
 depend on how many there are, and a resumed run reads on where it stopped.
@@ -13,21 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from charter.encoding import Example
-from charter.errors import GuardError
 from charter.seeding import uniform
 
 LENGTH_STEP = 8
 """Lengths count as equal within so many tokens: rows of about one length meet other neighbours in
 each epoch, and no epoch has more batches than another."""
 
-Examples = Mapping[str, Example]
-"""Examples by name: the draws that order them depend on it."""
-
 Names = tuple[str, ...]
-"""The examples of one batch."""
+"""The items of one batch."""
 
 Step = tuple[Names, ...]
 """The batches of one optimizer step."""
@@ -59,11 +55,11 @@ class Batch:
 def plan_epoch(
     lengths: Mapping[str, int], *, tokens_per_batch: int, accumulate: int, seed: int, epoch: int
 ) -> list[Step]:
-    """One pass over all examples: batches of alike length, in an order drawn for the epoch.
+    """One pass over all items: batches of alike length, in an order drawn for the epoch.
 
     Args:
-        lengths: Tokens of each example, by name.
-        tokens_per_batch: Bound of rows x longest row. A longer example is a batch of its own.
+        lengths: Tokens of each item, by name.
+        tokens_per_batch: Bound of rows x longest row. A longer item is a batch of its own.
         accumulate: Batches per optimizer step; the epoch's last step may have fewer.
         seed: Of the run.
         epoch: Which pass, from 0.
@@ -121,31 +117,6 @@ def _within_budget(
         yield tuple(batch)
 
 
-def supervised_tokens(examples: Sequence[Example]) -> int:
-    """How many tokens the loss of these examples is summed over."""
-    return sum(len(example.ids) - max(1, example.prompt_length) for example in examples)
-
-
-def require_supervision(examples: Examples) -> None:
-    """Stops what could teach nothing.
-
-    Raises:
-        GuardError: There is no example, or one whose tokens all belong to the prompt.
-    """
-    if not examples:
-        raise GuardError(
-            "there is no example to train on; look at the gates' reasons and at "
-            "`finetune.max_length` for where they went"
-        )
-    for name, example in examples.items():
-        if supervised_tokens([example]) <= 0:
-            raise GuardError(
-                f"example {name} has no response token to learn ({len(example.ids)} tokens, "
-                f"{example.prompt_length} of them the prompt's): its loss would be fully masked. "
-                "Remove it, or mend the chat template that encoded it"
-            )
-
-
 def collate(examples: Sequence[Example]) -> Batch:
     """The examples as one batch."""
     width = max(len(example.ids) for example in examples)
@@ -159,18 +130,9 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(ids_BT, supervised_BT, _targets(ids_BT, supervised_BT))
 
 
-def shard(examples: Sequence[Example], *, rank: int, world: int) -> Batch:
-    """One process's rows of a batch that `world` processes share.
-
-    A process that gets none computes the first row and learns nothing from it: gradients are
-    averaged over all processes, so none may stay away.
-    """
-    mine = examples[rank::world]
-    if mine:
-        return collate(mine)
-    idle = collate(examples[:1])
-    nowhere_BT = torch.zeros_like(idle.supervised_BT)
-    return Batch(idle.ids_BT, nowhere_BT, _targets(idle.ids_BT, nowhere_BT))
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights lie, and so its batches must."""
+    return next(model.parameters()).device
 
 
 def _targets(ids_BT: Tensor, supervised_BT: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from charter.constitution import Constitution
 
@@ -22,13 +23,18 @@ class CardFacts:
     """Name -> value; so are all of these."""
     training: Mapping[str, str]
     results: Mapping[str, str]
+    limits: Sequence[str] = ()
+    """Sentences, beside the one that all models share."""
+    task: Literal["text-generation", "text-classification"] = "text-generation"
+    """In the hub's words."""
 
 
-_LIMITS = """\
-- The model was trained to follow the rules below. Training shifts what it is likely to say; it
-  guarantees nothing. Grade it on held-out prompts before it meets users.
-- It inherits what its base model knows, does not know and is licensed for.
-- A lower loss says that it imitates its demonstrations better, not that it is safer."""
+SPEAKS = (
+    "The model was trained to follow the rules below. Training shifts what it is likely to say; "
+    "it guarantees nothing. Grade it on held-out prompts before it meets users."
+)
+"""The limit of every model that answers users."""
+_INHERITS = "It inherits what its base model knows, does not know and is licensed for."
 
 
 def model_card(facts: CardFacts) -> str:
@@ -38,7 +44,7 @@ def model_card(facts: CardFacts) -> str:
     lines = [
         "---",
         *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {facts.task}",
         "tags: [charter, constitutional-ai]",
         "---",
         "",
@@ -51,7 +57,7 @@ def model_card(facts: CardFacts) -> str:
         *_table("Result", facts.results),
         "## Limits",
         "",
-        _LIMITS,
+        *(f"- {limit}" for limit in (*facts.limits, _INHERITS)),
         "",
         "## Constitution",
         "",

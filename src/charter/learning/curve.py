@@ -120,8 +120,10 @@ def apart(first: float, second: float, *, distance: float) -> tuple[float, float
     return middle + half, middle - half
 
 
-def loss_curve(rows: Sequence[Row], *, best: ValidationRow | None, title: str) -> str:
-    """The SVG text."""
+def loss_curve(
+    rows: Sequence[Row], *, best: ValidationRow | None, title: str, unit: str = "token"
+) -> str:
+    """The SVG text; `unit` is what the loss is a mean over."""
     training = thinned(
         [(row.step, row.loss) for row in rows if row.kind == "train"], at_most=_MAX_POINTS
     )
@@ -129,7 +131,7 @@ def loss_curve(rows: Sequence[Row], *, best: ValidationRow | None, title: str) -
     x = Scale(0, max(1.0, *(row.step for row in rows)), _LEFT, _WIDTH - _RIGHT)
     y = Scale(*_padded([loss for _, loss in training + validation]), _HEIGHT - _BOTTOM, _TOP)
     parts = [
-        *_axes(x, y),
+        *_axes(x, y, unit=unit),
         _line(training, x, y, name="training"),
         _line(validation, x, y, name="validation"),
         *_labels(training, validation, x, y),
@@ -152,7 +154,7 @@ def _padded(losses: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _axes(x: Scale, y: Scale) -> list[str]:
+def _axes(x: Scale, y: Scale, *, unit: str) -> list[str]:
     losses = ticks(y.low, y.high, at_most=6)
     # Rounded, since a step of 0.1 may come out as 0.09999.
     gap = round(losses[1] - losses[0], 9) if len(losses) > 1 else 0.01
@@ -174,7 +176,7 @@ def _axes(x: Scale, y: Scale) -> list[str]:
         *parts,
         f'<text x="{middle}" y="{_HEIGHT - 12}" text-anchor="middle">optimizer step</text>',
         f'<text transform="translate(16 {(_TOP + _HEIGHT - _BOTTOM) / 2}) rotate(-90)" '
-        'text-anchor="middle">loss, nats a token</text>',
+        f'text-anchor="middle">loss, nats a {unit}</text>',
     ]
 
 

@@ -1,4 +1,4 @@
-"""A model in training: its gradients, its steps, its loss on examples it does not learn from."""
+"""A model in training: its gradients, its steps, its loss on items it does not learn from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from charter.encoding import Example
-from charter.learning.batches import collate, plan_epoch, shard, supervised_tokens
-from charter.learning.logits import Logits, fastest_logits
-from charter.learning.objectives import token_loss
+from charter.learning.batches import Names, plan_epoch
 from charter.learning.processes import Processes, join_processes
-
-_PROBED = 2
-"""Examples on which two ways to the logits are compared: enough to meet padding."""
+from charter.learning.task import Task
 
 _SHORT = 512
 """Tokens up to which the scores of all pairs are cheap to hold."""
@@ -33,25 +28,24 @@ class Learner:
     model: nn.Module
     """As accelerate wraps it."""
     optimizer: AdamW
-    logits: Logits
 
 
-def prepare(model: PreTrainedModel, *, weight_decay: float, probe: Sequence[Example]) -> Learner:
-    """The model where it can train, wrapped for precision and processes, with its optimizer."""
+def prepare(model: PreTrainedModel, *, weight_decay: float, longest: int) -> Learner:
+    """The model where it can train, wrapped for precision and processes, with its optimizer.
+
+    Args:
+        model: What is to learn.
+        weight_decay: Of the optimizer.
+        longest: Tokens of the longest row that it will read.
+    """
     processes = join_processes()
     if processes.device.type == "cpu":
-        _attend_quickly(model, longest=max((len(example.ids) for example in probe), default=0))
+        _attend_quickly(model, longest=longest)
     wrapped = processes.prepare(model)
-    short = sorted(probe, key=lambda example: len(example.ids))[:_PROBED]
     return Learner(
         processes=processes,
         model=wrapped,
         optimizer=_optimizer(wrapped, weight_decay=weight_decay),
-        logits=fastest_logits(
-            wrapped,
-            head=cast("nn.Module | None", model.get_output_embeddings()),
-            probe=collate(short).to(processes.device),
-        ),
     )
 
 
@@ -79,25 +73,25 @@ def _optimizer(model: nn.Module, *, weight_decay: float) -> AdamW:
     return AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
 
 
-def gradients(learner: Learner, batches: Sequence[Sequence[Example]]) -> float:
+def gradients(learner: Learner, task: Task, batches: Sequence[Names]) -> float:
     """Leaves the gradient of one optimizer step on the parameters; gives the mean loss in nats.
 
-    Every response token of the step weighs the same, in whichever batch or process it is: the sum
-    of a batch's loss is divided by the tokens of *all* the step's batches.
+    Every unit of the step weighs the same, in whichever batch or process it is: the sum of a
+    batch's loss is divided by the units of *all* the step's batches.
     """
     processes = learner.processes
     world = processes.num_processes
-    tokens = sum(supervised_tokens(examples) for examples in batches)
+    units = sum(task.units_of(names) for names in batches)
     total = torch.zeros((), dtype=torch.float64, device=processes.device)
     learner.model.train()
-    for number, examples in enumerate(batches, start=1):
+    for number, names in enumerate(batches, start=1):
         is_last = number == len(batches)
         with nullcontext() if is_last else processes.no_sync(learner.model):
-            loss = _summed_loss(learner, examples)
+            loss = _summed_loss(learner, task, names)
             # Gradients are averaged over processes, and a sum is meant.
-            processes.backward(loss * (world / tokens))
+            processes.backward(loss * (world / units))
         total += loss.detach()
-    return _over_processes(learner, total) / tokens
+    return _over_processes(learner, total) / units
 
 
 def apply_gradients(learner: Learner, *, lr: float, max_grad_norm: float) -> float:
@@ -114,29 +108,30 @@ def apply_gradients(learner: Learner, *, lr: float, max_grad_norm: float) -> flo
     return float(norm)
 
 
-def mean_loss(learner: Learner, examples: Sequence[Example], *, tokens_per_batch: int) -> float:
-    """Loss of the model as it is, in nats per response token."""
-    numbered = {str(number): example for number, example in enumerate(examples)}
+def mean_loss(learner: Learner, task: Task, *, tokens_per_batch: int) -> float:
+    """Loss of the model as it is, in nats per unit of the task."""
     steps = plan_epoch(
-        {name: len(example.ids) for name, example in numbered.items()},
-        tokens_per_batch=tokens_per_batch,
-        accumulate=1,
-        seed=0,
-        epoch=0,
+        task.lengths, tokens_per_batch=tokens_per_batch, accumulate=1, seed=0, epoch=0
     )
     total = torch.zeros((), dtype=torch.float64, device=learner.processes.device)
     learner.model.eval()
     with torch.no_grad():
         for (names,) in steps:
-            total += _summed_loss(learner, [numbered[name] for name in names])
-    return _over_processes(learner, total) / supervised_tokens(examples)
+            total += _summed_loss(learner, task, names)
+    return _over_processes(learner, total) / task.units_of(list(task.lengths))
 
 
-def _summed_loss(learner: Learner, examples: Sequence[Example]) -> Tensor:
+def _summed_loss(learner: Learner, task: Task, names: Names) -> Tensor:
+    """This process's share of a batch's loss.
+
+    A process that gets no item computes one and learns nothing from it: gradients are averaged
+    over all processes, so none may stay away.
+    """
     processes = learner.processes
-    batch = shard(examples, rank=processes.process_index, world=processes.num_processes)
-    batch = batch.to(processes.device)
-    return token_loss(learner.logits(learner.model, batch), batch.targets_S)
+    mine = names[processes.process_index :: processes.num_processes]
+    if mine:
+        return task.loss(learner.model, mine)
+    return 0.0 * task.loss(learner.model, names[:1])
 
 
 def _over_processes(learner: Learner, value: Tensor) -> float:

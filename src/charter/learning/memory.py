@@ -14,11 +14,12 @@ _SPELLINGS = ("can't allocate memory", "ALLOC_FAILED")
 
 
 @contextmanager
-def memory_for(work: str) -> Generator[None]:
+def memory_for(work: str, *, stage: str) -> Generator[None]:
     """Work that may need more memory than there is.
 
     Args:
         work: Stands in the message behind "out of memory at".
+        stage: The section of the configuration whose settings would help.
 
     Raises:
         RunError: There was not enough; says which settings need less.
@@ -29,9 +30,9 @@ def memory_for(work: str) -> Generator[None]:
         if not _is_out_of_memory(error):
             raise
         raise RunError(
-            f"out of memory at {work}. Lower `finetune.tokens_per_batch` and raise "
-            "`finetune.accumulate` as much, which learns the same; a lower `finetune.max_length` "
-            "and `finetune.lora` help too. Changed settings need a run directory of their own: "
+            f"out of memory at {work}. Lower `{stage}.tokens_per_batch` and raise "
+            f"`{stage}.accumulate` as much, which learns the same; a lower `{stage}.max_length` "
+            f"and `{stage}.lora` help too. Changed settings need a run directory of their own: "
             "`--reuse` takes over what this one has answered"
         ) from error
 

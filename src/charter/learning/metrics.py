@@ -39,7 +39,65 @@ class ValidationRow(Record):
     """Mean over all validation response tokens, in nats."""
 
 
-Row = Annotated[TrainRow | ValidationRow, Field(discriminator="kind")]
+class StepRow(Record):
+    """One step of RL: a round of rollouts and what was learnt from it."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    """Counts from 1."""
+    loss: float
+    """Mean over the step's response tokens, before its last update."""
+    lr: float
+    grad_norm: float
+    """Before clipping."""
+    reward: float
+    """Mean over the rollouts, penalties included."""
+    reward_spread: float
+    """Standard deviation within groups, averaged over them."""
+    idle_share: float
+    """Groups whose responses all got one reward: they teach nothing."""
+    kl_nats: float
+    """KL(policy || reference) per response token (k3 estimate)."""
+    kl_nats_per_response: float
+    entropy_nats: float
+    """Of the policy per response token, estimated from what it sampled."""
+    length_tokens: float
+    truncated_share: float
+    """Responses that were cut off."""
+    clipped_share: float
+    """Response tokens whose probability moved further than `clip` allows."""
+    sampler_gap_nats: float
+    """Mean distance between a token's log-probability when sampled and when trained on."""
+    kl_weight: float
+    """For the next step: it may adapt."""
+    multiplier: float = 0.0
+    """Of the constraint, for the next step."""
+    constraint: float | None = None
+    """Mean of the second reward."""
+    seconds: float
+
+
+class LookRow(Record):
+    """A look at responses to prompts that RL does not train on; step 0 is the reference's own."""
+
+    kind: Literal["look"] = "look"
+    step: int
+    reward: float
+    """Mean of what is maximised."""
+    judge: float
+    """The judge's mean probability that the policy's response beats the reference's."""
+    judge_error: float
+    """Standard error of that mean."""
+    length_tokens: float
+    refusal_share: float
+    boilerplate_share: float
+    """Responses that close with their most overused sentence, beyond the reference's use of it."""
+
+
+TrainingRow = TrainRow | ValidationRow
+"""What `train.py` writes; RL writes steps and looks."""
+
+Row = Annotated[TrainingRow | StepRow | LookRow, Field(discriminator="kind")]
 
 
 def turning_point(rows: Sequence[Row], *, min_delta: float) -> ValidationRow | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
 
 
 class Processes(Protocol):
@@ -46,6 +48,10 @@ class Processes(Protocol):
         """Adds the loss's gradient to the parameters."""
         ...
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """Inside, a forward pass runs in the precision of training, `prepare`d or not."""
+        ...
+
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside, gradients gather in each process and are not averaged yet."""
         ...
@@ -76,3 +82,12 @@ def join_processes() -> Processes:
 def seed_draws(seed: int) -> None:
     """Sets what torch draws from next in this process: new weights, dropout."""
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+
+
+def gathered(mine: list[T]) -> list[T]:
+    """What all processes have, in the order of their ranks; every process gets it all."""
+    if not distributed.is_initialized():
+        return mine
+    lists: list[list[T]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(lists, mine)  # pyright: ignore[reportUnknownMemberType]
+    return [item for items in lists for item in items]

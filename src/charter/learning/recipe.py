@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from charter.config import TrainingConfig
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -24,6 +26,23 @@ class Recipe:
     patience: int
     min_delta: float
     """In nats."""
+
+
+def recipe_of(section: TrainingConfig, *, parameters: int) -> Recipe:
+    """The recipe that a section of the configuration gives for a model of this size."""
+    lr = section.lr
+    return Recipe(
+        lr=auto_lr(parameters, lora=section.lora is not None) if lr == "auto" else lr,
+        epochs=section.epochs,
+        tokens_per_batch=section.tokens_per_batch,
+        accumulate=section.accumulate,
+        warmup_share=section.warmup_share,
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.max_grad_norm,
+        validate_every=section.validate_every,
+        patience=section.patience,
+        min_delta=section.min_delta,
+    )
 
 
 def auto_lr(parameters: int, *, lora: bool) -> float:

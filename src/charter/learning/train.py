@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from charter.console import Progress, Silent, under_way
 from charter.errors import GuardError, RunError
-from charter.learning.batches import Examples, Step, require_supervision
+from charter.learning.batches import Step
 from charter.learning.checkpoints import (
     Checkpoint,
     TrainingState,
@@ -40,15 +40,16 @@ from charter.learning.learner import (
     weights,
 )
 from charter.learning.memory import memory_for
-from charter.learning.metrics import Row, TrainRow, ValidationRow, append_row
+from charter.learning.metrics import TrainingRow, TrainRow, ValidationRow, append_row
 from charter.learning.processes import seed_draws
 from charter.learning.recipe import Recipe
+from charter.learning.task import Task
 from charter.run import write_jsonl
 from charter.seeding import derive
 
 _FEW_EXAMPLES = 100
 _NAMED = 5
-"""Examples a message names at most."""
+"""Items a message names at most."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +68,7 @@ class Keeping:
 class Outcome:
     """What a training came to."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     planned_steps: int
     steps: int
     """Steps taken: fewer than planned where validation loss turned up."""
@@ -78,8 +79,8 @@ class Outcome:
 def train(
     model: PreTrainedModel,
     *,
-    examples: Examples,
-    validation: Examples,
+    task: Task,
+    validation: Task | None,
     recipe: Recipe,
     seed: int,
     identity: str,
@@ -90,27 +91,24 @@ def train(
 
     Args:
         model: What learns: those of its parameters that require a gradient, kept in float32.
-        examples: What it learns from, by name.
-        validation: What its progress is measured on; may be empty.
+        task: What it learns.
+        validation: The same of other items, which its progress is measured on; None: nothing is
+            held out.
         recipe: The numbers of the training.
         seed: Of the run.
-        identity: Names the model; with examples, recipe and seed it names the training.
+        identity: Names the model; with task, recipe and seed it names the training.
         keeping: Where checkpoints and metrics go.
         progress: Hears each step.
 
     Raises:
-        GuardError: There is nothing to learn from, or the loss is no number any more.
+        GuardError: The loss is no number any more.
         RunError: The checkpoints belong to another training, or memory ran out.
     """
-    require_supervision(examples)
-    if validation:
-        require_supervision(validation)
-    _warn_of_little(examples, validation)
-    with memory_for("the start of training"):
-        learner = prepare(model, weight_decay=recipe.weight_decay, probe=list(examples.values()))
-        course = plan_course(
-            examples, validation=validation, recipe=recipe, seed=seed, model=identity
-        )
+    _warn_of_little(task, validation)
+    with memory_for("the start of training", stage=task.stage):
+        longest = max(task.lengths.values(), default=0)
+        learner = prepare(model, weight_decay=recipe.weight_decay, longest=longest)
+        course = plan_course(task, validation=validation, recipe=recipe, seed=seed, model=identity)
         rows = _start(learner, course, keeping)
     # Processes agree on every number here; one of them writes it down.
     told = progress if learner.processes.is_main_process else Silent()
@@ -122,7 +120,7 @@ def train(
 
 
 def _learn(
-    learner: Learner, course: Course, rows: list[Row], keeping: Keeping, told: Progress
+    learner: Learner, course: Course, rows: list[TrainingRow], keeping: Keeping, told: Progress
 ) -> None:
     """Takes the steps that are left, and adds their rows."""
     taken = max((row.step for row in rows), default=0)
@@ -132,7 +130,7 @@ def _learn(
     for step, names in enumerate(course.steps_after(taken), start=taken + 1):
         if turned:
             break
-        with memory_for(f"step {step} of training"):
+        with memory_for(f"step {step} of training", stage=course.task.stage):
             new = _take_step(learner, course, step, names, rows)
         rows.extend(new)
         turned = course.has_turned(rows) if len(new) > 1 else False
@@ -144,20 +142,20 @@ def _learn(
         told.advance(note=", ".join(f"{row.kind} {row.loss:.3f}" for row in new))
 
 
-def _warn_of_little(examples: Examples, validation: Examples) -> None:
-    if len(examples) < _FEW_EXAMPLES:
+def _warn_of_little(task: Task, validation: Task | None) -> None:
+    if len(task.lengths) < _FEW_EXAMPLES:
         _log.warning(
             "only %d examples to train on: so few may change nothing (in a public study 42 pairs "
             "did not); a few hundred are a start",
-            len(examples),
+            len(task.lengths),
         )
-    if not validation:
+    if validation is None:
         _log.warning(
             "no examples to validate on: the turning point cannot be found, all epochs are run"
         )
 
 
-def _start(learner: Learner, course: Course, keeping: Keeping) -> list[Row]:
+def _start(learner: Learner, course: Course, keeping: Keeping) -> list[TrainingRow]:
     """The rows so far, with weights and moments to match: from a checkpoint, or from the start."""
     found = load_step(keeping.checkpoints)
     if found is not None and found.state.identity != course.identity:
@@ -165,13 +163,13 @@ def _start(learner: Learner, course: Course, keeping: Keeping) -> list[Row]:
             f"{keeping.checkpoints} holds checkpoints of another training (other examples, "
             "settings or model). Use another run directory, or remove that one to start anew"
         )
-    rows: list[Row] = []
+    rows: list[TrainingRow] = []
     if found is not None:
         _log.info("going on from step %d", found.state.step)
         set_weights(learner, found.weights)
         set_moments(learner, found.moments)
-        rows.extend(found.state.rows)
-    elif course.validation:
+        rows.extend(row for row in found.state.rows if isinstance(row, TrainingRow))
+    elif course.validation is not None:
         rows.append(ValidationRow(step=0, loss=_validation_loss(learner, course)))
     learner.processes.wait_for_everyone()
     if learner.processes.is_main_process:
@@ -181,19 +179,18 @@ def _start(learner: Learner, course: Course, keeping: Keeping) -> list[Row]:
 
 
 def _take_step(
-    learner: Learner, course: Course, step: int, names: Step, rows: Sequence[Row]
-) -> list[Row]:
+    learner: Learner, course: Course, step: int, names: Step, rows: Sequence[TrainingRow]
+) -> list[TrainingRow]:
     """One optimizer step: its row, and that of the validation that may follow it."""
     began = time.monotonic()
     # Dropout draws from the seed of the step, so nothing has to be remembered between steps.
     seed_draws(derive(course.seed, "step", step, learner.processes.process_index))
-    batches = [[course.examples[name] for name in batch] for batch in names]
     lr = course.lr_of(step)
-    loss = gradients(learner, batches)
-    _require_finite(loss, "loss", step=step, lr=lr, names=names)
+    loss = gradients(learner, course.task, names)
+    _require_finite(loss, "loss", course=course, step=step, names=names)
     grad_norm = apply_gradients(learner, lr=lr, max_grad_norm=course.recipe.max_grad_norm)
-    _require_finite(grad_norm, "gradient norm", step=step, lr=lr, names=names)
-    read = sum(course.lengths[name] for batch in names for name in batch)
+    _require_finite(grad_norm, "gradient norm", course=course, step=step, names=names)
+    read = sum(course.task.lengths[name] for batch in names for name in batch)
     row = TrainRow(
         step=step,
         epoch=step / course.steps_per_epoch,
@@ -209,33 +206,34 @@ def _take_step(
 
 
 def _validation_loss(learner: Learner, course: Course) -> float:
-    loss = mean_loss(
-        learner,
-        list(course.validation.values()),
-        tokens_per_batch=course.recipe.tokens_per_batch,
-    )
+    assert course.validation is not None
+    loss = mean_loss(learner, course.validation, tokens_per_batch=course.recipe.tokens_per_batch)
     if not math.isfinite(loss):
         raise GuardError(
             f"validation loss is {loss}: the model gives some response no probability at all. "
-            "Lower `finetune.lr`, or load the model in float32"
+            f"Lower `{course.task.stage}.lr`, or load the model in float32"
         )
     return loss
 
 
-def _require_finite(value: float, what: str, *, step: int, lr: float, names: Step) -> None:
+def _require_finite(value: float, what: str, *, course: Course, step: int, names: Step) -> None:
     if math.isfinite(value):
         return
     flat = [name for batch in names for name in batch]
     rest = f" and {len(flat) - _NAMED} more" if len(flat) > _NAMED else ""
     raise GuardError(
-        f"{what} is {value} at step {step} (learning rate {lr:.2g}, "
+        f"{what} is {value} at step {step} (learning rate {course.lr_of(step):.2g}, "
         f"examples {', '.join(flat[:_NAMED])}{rest}). Training stopped before the weights were "
-        "changed by it. Lower `finetune.lr`, or load the model in float32"
+        f"changed by it. Lower `{course.task.stage}.lr`, or load the model in float32"
     )
 
 
 def _keep_rows(
-    learner: Learner, course: Course, rows: Sequence[Row], new: Sequence[Row], keeping: Keeping
+    learner: Learner,
+    course: Course,
+    rows: Sequence[TrainingRow],
+    new: Sequence[TrainingRow],
+    keeping: Keeping,
 ) -> None:
     for row in new:
         append_row(keeping.metrics, row)
@@ -244,7 +242,9 @@ def _keep_rows(
         save_best(keeping.checkpoints, last.step, weights=weights(learner))
 
 
-def _checkpoint(learner: Learner, course: Course, step: int, rows: Sequence[Row]) -> Checkpoint:
+def _checkpoint(
+    learner: Learner, course: Course, step: int, rows: Sequence[TrainingRow]
+) -> Checkpoint:
     best = course.best(rows)
     state = TrainingState(
         identity=course.identity,
@@ -255,7 +255,9 @@ def _checkpoint(learner: Learner, course: Course, step: int, rows: Sequence[Row]
     return Checkpoint(state, weights=weights(learner), moments=moments(learner))
 
 
-def _end(learner: Learner, course: Course, rows: Sequence[Row], keeping: Keeping) -> Outcome:
+def _end(
+    learner: Learner, course: Course, rows: Sequence[TrainingRow], keeping: Keeping
+) -> Outcome:
     """What came of it, with the best weights in the model."""
     processes = learner.processes
     processes.wait_for_everyone()

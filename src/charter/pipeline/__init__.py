@@ -6,24 +6,45 @@ The only place that knows the order: stages speak to each other through the run 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
+from charter.config import Learning, load_config
 from charter.console import Progress
 from charter.errors import ConfigError
 from charter.pipeline.outcome import Outcome, outcome
+from charter.pipeline.reporting import write_report
 from charter.pipeline.workspace import Request, Workspace, open_workspace
 from charter.run import Tally
 
-__all__ = ["Outcome", "Request", "run_pipeline"]
+__all__ = ["Outcome", "Request", "run_pipeline", "stages_of"]
 
-Stage = Literal["revise", "finetune", "evaluate"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
+Stage = Literal["revise", "finetune", "compare", "reward", "reinforce", "dpo", "evaluate"]
+_NEEDED_FOR: Mapping[Stage, frozenset[Learning]] = {
+    "compare": frozenset({"rl", "dpo"}),
+    "reward": frozenset({"rl"}),
+    "reinforce": frozenset({"rl"}),
+    "dpo": frozenset({"dpo"}),
+}
+"""What a stage is run for; the others are run for everything."""
 _RESULTS: dict[Stage, tuple[str, ...]] = {
     "revise": ("data/revisions.jsonl", "data/demonstrations.jsonl", "data/revision_pairs.jsonl"),
     "finetune": ("models/sft/training.json", "models/sft/*.safetensors"),
+    "compare": ("data/preferences.jsonl", "metrics/compare.json"),
+    "reward": ("models/reward/training.json", "models/reward/*.safetensors", "metrics/reward.json"),
+    "reinforce": ("models/rl/training.json", "models/rl/*.safetensors"),
+    "dpo": ("models/dpo/training.json", "models/dpo/*.safetensors"),
     "evaluate": ("evaluation.json", "data/answers.jsonl", "data/heldout.jsonl"),
 }
 """What a stage is done for, as patterns: where one matches nothing, the stage is made again."""
+
+
+def stages_of(learn: Collection[Learning]) -> tuple[Stage, ...]:
+    """The stages of a run that trains these models, in their order."""
+    every: tuple[Stage, ...] = get_args(Stage)
+    return tuple(
+        stage for stage in every if stage not in _NEEDED_FOR or _NEEDED_FOR[stage] & {*learn}
+    )
 
 
 def run_pipeline(request: Request, *, progress: Progress) -> Outcome:
@@ -32,11 +53,12 @@ def run_pipeline(request: Request, *, progress: Progress) -> Outcome:
     Raises:
         CharterError: See the stages; what is finished is kept, so the same request resumes.
     """
-    stages = _stages(request)
+    stages = _asked_for(request)
     with open_workspace(request, progress=progress) as workspace:
         for stage in stages:
             if not _is_done(stage, workspace):
                 workspace.directory.record_stage(stage, _run_stage(stage, workspace))
+        write_report(workspace.directory.path)
         return outcome(workspace)
 
 
@@ -48,14 +70,27 @@ def _is_done(stage: Stage, workspace: Workspace) -> bool:
     )
 
 
-def _stages(request: Request) -> tuple[Stage, ...]:
+def _asked_for(request: Request) -> tuple[Stage, ...]:
+    """The stages that a request names.
+
+    Raises:
+        ConfigError: There is no such stage, or `learn` does not need it.
+    """
+    learn = load_config(request.config, overrides=request.overrides).learn
+    stages = stages_of(learn)
     for name in (request.until, request.only):
-        if name is not None and name not in STAGES:
-            raise ConfigError(f"there is no stage `{name}`; the stages are {', '.join(STAGES)}")
+        if name is None or name in stages:
+            continue
+        if name in get_args(Stage):
+            raise ConfigError(
+                f"`learn` is {', '.join(learn)}, which needs no stage `{name}`. Write what to "
+                "learn in the configuration, such as --set 'learn=[sft, rl]'."
+            )
+        raise ConfigError(f"there is no stage `{name}`; the stages are {', '.join(stages)}")
     if request.only is not None:
-        return tuple(stage for stage in STAGES if stage == request.only)
-    last = STAGES.index(request.until) if request.until in STAGES else len(STAGES) - 1
-    return STAGES[: last + 1]
+        return tuple(stage for stage in stages if stage == request.only)
+    last = stages.index(request.until) if request.until in stages else len(stages) - 1
+    return stages[: last + 1]
 
 
 def _run_stage(stage: Stage, workspace: Workspace) -> Tally:
@@ -69,6 +104,22 @@ def _run_stage(stage: Stage, workspace: Workspace) -> Tally:
             from charter.pipeline.finetuning import finetune_stage
 
             return finetune_stage(workspace)
+        case "compare":
+            from charter.pipeline.comparing import compare_stage
+
+            return asyncio.run(compare_stage(workspace))
+        case "reward":
+            from charter.pipeline.rewarding import reward_stage
+
+            return reward_stage(workspace)
+        case "reinforce":
+            from charter.pipeline.reinforcing import reinforce_stage
+
+            return asyncio.run(reinforce_stage(workspace))
+        case "dpo":
+            from charter.pipeline.preferring import dpo_stage
+
+            return dpo_stage(workspace)
         case "evaluate":
             from charter.pipeline.evaluating import evaluate_stage
 

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from charter.constitution import load_constitution
 from charter.errors import RunError
+from charter.evaluation.columns import BASE
 from charter.evaluation.contrast import Contrast, contrast
 from charter.evaluation.figures import GradedAnswer
 from charter.evaluation.pairing import TRAINED, Answered
-from charter.evaluation.summary import BASE
 from charter.records import Prompt, Record
 
 _LONGEST_LABEL = 12

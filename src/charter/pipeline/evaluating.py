@@ -2,77 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import logging
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from charter.config import Column
 from charter.errors import PromptError, RunError
-from charter.evaluation.answers import Answerer, answering, revising
-from charter.evaluation.evaluate import evaluate, graded_answers
+from charter.evaluation.answers import Respondent, answering, revising
+from charter.evaluation.evaluate import evaluate
+from charter.evaluation.figures import HeadToHead
+from charter.evaluation.head_to_head import Referee, head_to_head
 from charter.evaluation.judging import Judge
-from charter.journal import JournaledModel
+from charter.evaluation.summary import summarise
+from charter.feedback.judge import judge_comparison
+from charter.journal import Records
 from charter.model import Model
-from charter.models.sources import open_model
 from charter.pipeline.fitting import settled_reviser
+from charter.pipeline.judging import open_judge
 from charter.pipeline.outcome import evaluation_path
-from charter.pipeline.roles import Roles, open_roles, trained_source
+from charter.pipeline.roles import Roles, open_frozen, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
-from charter.records import Prompt, content_hash
+from charter.records import Comparison, Preference, Prompt, content_hash
 from charter.run import Tally, write_atomically, write_jsonl
 from charter.screening import fit_threshold
 from charter.supervised.revise import Reviser
 
+log = logging.getLogger(__name__)
+
+TRAINED_BY: Mapping[Column, str] = {"sft": "finetune", "rl": "reinforce", "dpo": "dpo"}
+"""The stage that trains a column's model, which lies in the run's `models/` under that name."""
+_JUDGING = {"principles", "chain_of_thought", "clamp", "votes", "tie_margin", "max_new_tokens"}
+"""The settings of `compare` that shape a verdict."""
+
 
 async def evaluate_stage(workspace: Workspace) -> Tally:
-    """Answers and grades; writes evaluation.json, every answer and the prompts answered.
+    """Answers, grades and compares; writes evaluation.json and all that it was made of.
 
     Raises:
         RunError: A column's model is not trained yet.
-        FailureLimitError: Too many answers failed.
+        FailureLimitError: Too many answers failed, or too many comparisons of them.
     """
-    config, directory = workspace.config, workspace.directory
-    section = config.evaluate
+    config, data = workspace.config, workspace.directory.data
     prompts = tuple(read_prompts(config.prompts.heldout, system=config.prompts.system))
     if not prompts:
         raise PromptError("no usable held-out prompt; `charter check` says why")
-    trained_at = directory.models / "sft"
-    if "sft" in section.columns and not trained_at.exists():
-        raise RunError(f"{trained_at}: no SFT model yet. Run `charter finetune` first.")
-    async with AsyncExitStack() as stack:
-        roles = await stack.enter_async_context(
-            open_roles(config.models, journal=workspace.journal, stage="evaluate")
-        )
-        models = Cast(roles)
-        if "base+revise" in section.columns:
-            models = replace(models, reviser=(await settled_reviser(workspace, roles=roles))[0])
-        if "sft" in section.columns:
-            models = replace(
-                models, trained=await stack.enter_async_context(_trained(workspace, trained_at))
-            )
-        columns = {name: _column(name, workspace, models=models) for name in section.columns}
-        store = workspace.journal.records(
-            "evaluate", context=_context(workspace, prompts=prompts, models=models)
-        )
-        evaluated = await evaluate(
+    _warn_of_empty_groups(prompts, tags=config.evaluate.groups)
+    async with _cast(workspace) as cast:
+        judge = await _judge(workspace, cast.roles)
+        answers, tally = await evaluate(
             prompts,
-            columns=columns,
+            columns={name: _column(name, workspace, cast=cast) for name in config.columns},
             constitution=workspace.graded,
-            judge=await _judge(workspace, roles),
-            section=section,
+            judge=judge,
+            section=config.evaluate,
             seed=config.seed,
-            store=store,
-            width=roles.width,
+            store=_store(workspace),
+            width=cast.roles.width,
             progress=workspace.progress,
         )
-    answers = graded_answers(prompts, columns=columns, section=section, store=store)
-    write_jsonl(directory.data / "answers.jsonl", answers)
-    write_jsonl(directory.data / "heldout.jsonl", prompts)
-    figures = evaluated.evaluation.model_dump_json(indent=2)
-    write_atomically(evaluation_path(directory.path), figures + "\n")
-    return evaluated.tally
+        comparisons: tuple[HeadToHead, ...] = ()
+        if (referee := await _referee(workspace, cast)) is not None:
+            comparisons, compared = await head_to_head(
+                prompts,
+                answers=answers,
+                constitution=workspace.graded,
+                referee=referee,
+                section=config.evaluate,
+                seed=config.seed,
+                store=_store(workspace),
+                width=cast.roles.width,
+                progress=workspace.progress,
+            )
+            tally = tally.followed_by(compared)
+            write_jsonl(data / "head_to_head.jsonl", comparisons)
+    write_jsonl(data / "answers.jsonl", answers)
+    write_jsonl(data / "heldout.jsonl", prompts)
+    figures = summarise(
+        answers,
+        comparisons=comparisons,
+        constitution=workspace.graded,
+        groups=config.evaluate.groups,
+        judge=judge,
+    )
+    path = evaluation_path(workspace.directory.path)
+    write_atomically(path, figures.model_dump_json(indent=2) + "\n")
+    return tally
+
+
+def _warn_of_empty_groups(prompts: Iterable[Prompt], *, tags: Iterable[str]) -> None:
+    known = {tag for prompt in prompts if prompt.kind == "harmful" for tag in prompt.tags}
+    for tag in tags:
+        if tag not in known:
+            log.warning(
+                "evaluate.groups: no harmful held-out prompt is tagged %r, so nothing will be "
+                "said of that group",
+                tag,
+            )
+
+
+def _store(workspace: Workspace) -> Records:
+    """Answers and verdicts; what else shapes one is in its key: models, prompt and texts."""
+    shaping = {"constitution": workspace.graded.hash, "seed": workspace.config.seed}
+    return workspace.journal.records("evaluate", context=content_hash(shaping))
+
+
+def _trained_models(workspace: Workspace) -> dict[Column, Path]:
+    """Where the trained models lie that columns ask for.
+
+    Raises:
+        RunError: One is not there yet.
+    """
+    found: dict[Column, Path] = {}
+    for column, stage in TRAINED_BY.items():
+        if column in workspace.config.columns:
+            found[column] = workspace.directory.models / column
+            if not found[column].exists():
+                raise RunError(f"{found[column]}: not there yet. Run `charter {stage}` first.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -80,57 +129,55 @@ class Cast:
     """Everyone who answers or grades in an evaluation."""
 
     roles: Roles
-    reviser: Reviser | None = None
+    reviser: Reviser | None
     """Only where the column `base+revise` is asked for."""
-    trained: Model | None = None
-    """Only where the column `sft` is."""
-
-    @property
-    def fingerprints(self) -> list[str]:
-        """Of all models, in a fixed order."""
-        roles = self.roles
-        models = (roles.policy, roles.critic, roles.reviser, roles.judge, self.trained)
-        return [model.fingerprint for model in models if model is not None]
-
-
-def _context(workspace: Workspace, *, prompts: Sequence[Prompt], models: Cast) -> str:
-    """A hash of all that shapes an answer or its grades."""
-    section = workspace.config.evaluate
-    reviser = models.reviser
-    return content_hash(
-        {
-            "section": section.model_dump(mode="json", exclude={"constitution", "max_failed"}),
-            "constitutions": [workspace.constitution.hash, workspace.graded.hash],
-            "models": models.fingerprints,
-            "revise": reviser and [reviser.section.model_dump(mode="json"), reviser.threshold],
-            "prompts": [prompt.model_dump(mode="json") for prompt in prompts],
-            "seed": workspace.config.seed,
-        }
-    )
+    trained: Mapping[Column, Model]
+    """By column: those of the trained models that are asked for."""
 
 
 @asynccontextmanager
-async def _trained(workspace: Workspace, at: Path) -> AsyncGenerator[Model]:
-    model = await open_model(trained_source(workspace.config.models, at=at))
-    try:
-        yield JournaledModel(model, journal=workspace.journal, stage="evaluate")
-    finally:
-        await model.aclose()
+async def _cast(workspace: Workspace) -> AsyncGenerator[Cast]:
+    """The models, opened for this stage.
+
+    Raises:
+        RunError: A column's model is not trained yet.
+    """
+    config = workspace.config
+    trained_at = _trained_models(workspace)
+    async with AsyncExitStack() as stack:
+        roles = await stack.enter_async_context(
+            open_roles(config.models, journal=workspace.journal, stage="evaluate")
+        )
+        reviser = None
+        if "base+revise" in config.columns:
+            reviser, _ = await settled_reviser(workspace, roles=roles)
+        trained: dict[Column, Model] = {}
+        for name, path in trained_at.items():
+            model = await stack.enter_async_context(
+                open_frozen(
+                    trained_source(config.models, at=path),
+                    journal=workspace.journal,
+                    stage="evaluate",
+                )
+            )
+            # Training may leave a model as it was: two of one must not both be asked the same.
+            same = (other for other in trained.values() if other.fingerprint == model.fingerprint)
+            trained[name] = next(same, model)
+        yield Cast(roles, reviser, trained)
 
 
-def _column(name: Column, workspace: Workspace, *, models: Cast) -> Answerer:
-    section, policy = workspace.config.evaluate, models.roles.policy
+def _column(name: Column, workspace: Workspace, *, cast: Cast) -> Respondent:
+    section, policy = workspace.config.evaluate, cast.roles.policy
     match name:
         case "base":
             return answering(policy, section=section, rules=None)
         case "base+rules":
             return answering(policy, section=section, rules=workspace.constitution)
         case "base+revise":
-            assert models.reviser is not None
-            return revising(policy, section=section, reviser=models.reviser)
-        case "sft":
-            assert models.trained is not None
-            return answering(models.trained, section=section, rules=None)
+            assert cast.reviser is not None
+            return revising(policy, section=section, reviser=cast.reviser)
+        case "sft" | "rl" | "dpo":
+            return answering(cast.trained[name], section=section, rules=None)
 
 
 async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:
@@ -143,3 +190,20 @@ async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:
         threshold=threshold.value,
         same_as_training=roles.judge.fingerprint in taught,
     )
+
+
+async def _referee(workspace: Workspace, cast: Cast) -> Referee | None:
+    """Compares answers as `compare` does, by the rules that grade."""
+    config, model = workspace.config, cast.roles.judge
+    is_wanted = config.evaluate.head_to_head > 0.0 and config.evaluate.judged_samples > 0
+    if not (is_wanted and cast.trained):
+        return None
+    judge, _ = await open_judge(workspace, model, constitution=workspace.graded)
+
+    async def prefer(comparison: Comparison) -> Preference:
+        verdict = await judge_comparison(comparison, judge=judge)
+        assert verdict is not None  # prompts that no principle speaks to are left out
+        return verdict.preference
+
+    section = config.compare.model_dump(mode="json", include=_JUDGING)
+    return Referee(prefer, content_hash({"judge": model.fingerprint, "section": section}))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 
 from charter.errors import RunError
 from charter.models.loading import load
 from charter.pipeline.roles import trained_source
+from charter.pipeline.teaching import places_in, pupil_of, training_tally
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
 from charter.run import Tally, write_jsonl
 from charter.supervised.demonstrations import read_demonstrations
-from charter.supervised.finetune import FinetuneResult, Places, Pupil, finetune
+from charter.supervised.finetune import finetune
 from charter.supervised.split import Split, split
 
 
@@ -28,33 +28,17 @@ def finetune_stage(workspace: Workspace) -> Tally:
     parts = split_demonstrations(workspace)
     write_jsonl(directory.data / "sft_train.jsonl", parts.train)
     write_jsonl(directory.data / "sft_validation.jsonl", parts.validation)
-    out = directory.models / "sft"
-    if out.exists() and not any(out.glob("*.safetensors")):
-        shutil.rmtree(out)  # what is left of a model that somebody deleted in part
-    source = trained_source(config.models)
-    loaded = load(source)
     result = finetune(
         parts.train,
         validation=parts.validation,
         section=config.finetune,
-        pupil=Pupil(
-            source=source.source,
-            model=loaded.model,
-            tokenizer=loaded.tokenizer,
-            encoder=loaded.encoder,
-            fingerprint=loaded.fingerprint,
-            context=loaded.context,
-        ),
+        pupil=pupil_of(load(trained_source(config.models))),
         constitution=workspace.constitution,
         seed=config.seed,
-        places=Places(
-            out=out,
-            checkpoints=directory.models / "sft.checkpoints",
-            metrics=directory.metrics / "finetune.jsonl",
-        ),
+        places=places_in(directory, model="sft", stage="finetune"),
         progress=workspace.progress,
     )
-    return _tally(parts, result, seconds=time.monotonic() - began)
+    return training_tally(result, dropped=parts.dropped, seconds=time.monotonic() - began)
 
 
 def split_demonstrations(workspace: Workspace) -> Split:
@@ -71,21 +55,4 @@ def split_demonstrations(workspace: Workspace) -> Split:
         section=workspace.config.finetune,
         heldout=tuple(read_prompts(prompts.heldout, system=prompts.system)),
         seed=workspace.config.seed,
-    )
-
-
-def _tally(parts: Split, result: FinetuneResult, *, seconds: float) -> Tally:
-    """Accounts for demonstrations: trained or validated on, or left out for a reason."""
-    reasons = dict(parts.dropped)
-    if result.too_long:
-        reasons["too_long"] = len(result.too_long)
-    used = result.examples + result.validation_examples
-    filtered = sum(reasons.values())
-    return Tally(
-        entered=used + filtered,
-        done=used,
-        filtered=filtered,
-        reasons=reasons,
-        seconds=round(seconds, 3),
-        tokens=result.tokens,
     )

@@ -8,21 +8,31 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from charter.console import Grid, Section
+from charter.console import Grid
 from charter.errors import RunError
 from charter.evaluation.figures import Evaluation
 from charter.evaluation.table import table
 from charter.pipeline.workspace import Workspace
-from charter.run import Manifest, Tally
+from charter.report.accounts import accounts
+from charter.run import Manifest
 
 _CAPTIONS = {
+    "report.html": "all of it on one page, for a browser",
     "evaluation.json": "every figure of the table, with intervals and differences",
     "data/answers.jsonl": "every answer behind it, graded",
+    "data/head_to_head.jsonl": "which of two models' answers the judge preferred",
     "data/heldout.jsonl": "the prompts that were answered",
     "data/revisions.jsonl": "responses, critiques and revisions",
     "data/demonstrations.jsonl": "what was trained on",
     "data/revision_pairs.jsonl": "revised over initial responses, for preference training",
+    "data/preferences.jsonl": "soft preferences between responses, in TRL's form",
+    "metrics/compare.json": "how far the judge can be trusted",
     "metrics/finetune.svg": "loss curves with the turning point",
+    "metrics/reward.json": "how well the reward model orders held-out responses",
+    "metrics/reward.svg": "its loss curves",
+    "metrics/dpo.svg": "loss curves of DPO",
+    "models/reward": "the reward model: a Hugging Face directory",
+    "models/dpo": "the DPO model: a Hugging Face directory",
     "models/sft": "the SFT model: a Hugging Face directory",
     "manifest.json": "what became of every record",
 }
@@ -42,7 +52,7 @@ class Outcome:
     def grids(self) -> tuple[Grid, ...]:
         """The accounts of the stages, and the figures if there are any."""
         figures = () if self.evaluation is None else (table(self.evaluation),)
-        return (_accounts(self.manifest), *figures)
+        return (accounts(self.manifest), *figures)
 
     def summary(self) -> dict[str, Any]:
         """The outcome for machines."""
@@ -80,18 +90,3 @@ def _read_evaluation(path: Path) -> Evaluation | None:
             f"{path}: cannot be read ({error.error_count()} mistakes). Delete it and run "
             "`charter evaluate`: the answers are kept."
         ) from error
-
-
-def _accounts(manifest: Manifest) -> Grid:
-    """One row per finished stage: in = done + failed + filtered."""
-    return Grid(
-        title="What became of every record",
-        header=("", "in", "done", "failed", "filtered", "calls", "tokens", "seconds", "why"),
-        sections=(Section("", tuple(_account(*item) for item in manifest.stages.items())),),
-    )
-
-
-def _account(stage: str, tally: Tally) -> tuple[str, ...]:
-    counts = (tally.entered, tally.done, tally.failed, tally.filtered, tally.calls, tally.tokens)
-    why = ", ".join(f"{reason} {n}" for reason, n in tally.reasons.items()) or "-"
-    return (stage, *(f"{n:,}" for n in counts), f"{tally.seconds:,.0f}", why)

@@ -10,7 +10,7 @@ from pathlib import Path
 from charter.config import ModelsConfig, ModelSource
 from charter.journal import Journal, JournaledModel
 from charter.model import Model
-from charter.models.sources import open_models
+from charter.models.sources import open_model, open_models
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,22 @@ async def open_roles(
             reviser=shared[opened.reviser.fingerprint],
             judge=shared[opened.judge.fingerprint],
         )
+
+
+@asynccontextmanager
+async def open_frozen(
+    source: ModelSource, *, journal: Journal, stage: str
+) -> AsyncGenerator[JournaledModel]:
+    """One model behind the journal, opened for one stage.
+
+    Raises:
+        BackendError: It could not be loaded.
+    """
+    model = await open_model(source)
+    try:
+        yield JournaledModel(model, journal=journal, stage=stage)
+    finally:
+        await model.aclose()
 
 
 def trained_source(models: ModelsConfig, *, at: Path | None = None) -> ModelSource:

@@ -14,7 +14,7 @@ from charter.console import Progress
 from charter.constitution import Constitution, load_constitution
 from charter.errors import RunError
 from charter.journal import Journal
-from charter.run import RunDirectory, journal_path, write_atomically
+from charter.run import RunDirectory, file_hash, journal_path, write_atomically
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ def open_workspace(request: Request, *, progress: Progress) -> Generator[Workspa
         "prompts.train": _prompts_hash(config.prompts.train),
         "prompts.heldout": _prompts_hash(config.prompts.heldout),
     }
+    if config.prompts.rl is not None:
+        hashes["prompts.rl"] = _prompts_hash(config.prompts.rl)
+    if config.compare.human is not None:
+        hashes["compare.human"] = _content_hash(config.compare.human.path)
     if graded_path is not None:
         hashes["evaluate.constitution"] = graded.hash
     reused = [_journal_of(run) for run in request.reuse]
@@ -105,3 +109,8 @@ def _prompts_hash(sources: Sequence[PromptSource]) -> str:
             with source.path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _content_hash(path: Path) -> str:
+    """A hash of what a file holds; empty where there is none, which its reader will say."""
+    return file_hash(path)[:16] if path.is_file() else ""

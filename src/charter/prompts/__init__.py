@@ -10,24 +10,33 @@ A row says what the user asks in one of these forms, the first that it has:
 Beside it may stand `id`, `kind`, `tags`, `expects` and `system` (a text); other keys are the file's
 own business. Rows are read one at a time: what stays in memory is a hash and an id per prompt,
 never a text.
+
+`read_pairs` reads people's preferences instead: rows whose `chosen` and `rejected` are whole
+dialogues that differ in their last answer.
 """
 
 from charter.prompts.files import (
     Duplicate,
     PromptCounts,
     Quarantined,
+    check_pairs,
     check_prompts,
     count_prompts,
+    read_pairs,
     read_prompts,
     read_rows,
 )
+from charter.prompts.row import AnswerPair
 
 __all__ = [
+    "AnswerPair",
     "Duplicate",
     "PromptCounts",
     "Quarantined",
+    "check_pairs",
     "check_prompts",
     "count_prompts",
+    "read_pairs",
     "read_prompts",
     "read_rows",
 ]

@@ -1,4 +1,4 @@
-"""Files of prompts as one stream, with an account of every row."""
+"""Files of prompts, or of pairs of answers, as one stream with an account of every row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from charter.config import PromptSource
 from charter.errors import Problem, PromptError
-from charter.prompts.row import messages_hash, prompt_of, reason_for
+from charter.prompts.row import AnswerPair, messages_hash, pair_of, prompt_of, reason_for
 from charter.records import Prompt, Record, with_system_turn
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -101,6 +101,29 @@ def read_rows(
                 break
 
 
+def read_pairs(path: Path) -> Iterator[AnswerPair | Quarantined]:
+    """What each row of a file of preferences came to, in order; blank lines are no rows.
+
+    Raises:
+        PromptError: The file is missing, or is not JSONL.
+    """
+    if obstacle := _obstacle(path, setting="compare.human"):
+        raise PromptError(f"{path}: {obstacle}")
+    source = PromptSource(path=path)
+    for line, raw in _lines(path):
+        try:
+            yield pair_of(_of_bearable_length(raw), source=source)
+        except ValueError as error:
+            yield Quarantined(path=path, line=line, reason=reason_for(error))
+
+
+def check_pairs(path: Path) -> list[Problem]:
+    """Everything wrong with a file of preferences and its rows."""
+    if obstacle := _obstacle(path, setting="compare.human"):
+        return [Problem(path, obstacle)]
+    return [row.problem for row in read_pairs(path) if isinstance(row, Quarantined)]
+
+
 def count_prompts(
     sources: Sequence[PromptSource],
     *,
@@ -187,12 +210,14 @@ def _if_new(
     return prompt
 
 
-def _obstacle(path: Path) -> str | None:
+def _obstacle(path: Path, *, setting: str = "prompts") -> str | None:
     """Why the file as a whole cannot be read as JSONL, and what to do; None where it can."""
     if not path.exists():
-        return "no such file. Correct the path under `prompts`; `charter init` writes an example."
+        return (
+            f"no such file. Correct the path under `{setting}`; `charter init` writes an example."
+        )
     if not path.is_file():
-        return "not a regular file. Name a JSONL file under `prompts`."
+        return f"not a regular file. Name a JSONL file under `{setting}`."
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -232,11 +257,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _row(
     raw: bytes, *, source: PromptSource, system: str | None, line: int
 ) -> Prompt | Quarantined:
-    if len(raw) > MAX_LINE_BYTES:
-        reason = f"longer than {MAX_LINE_BYTES // 2**20} MiB"
-        return Quarantined(path=source.path, line=line, reason=reason)
     try:
-        prompt = prompt_of(raw, source=source)
+        prompt = prompt_of(_of_bearable_length(raw), source=source)
     except ValueError as error:
         return Quarantined(path=source.path, line=line, reason=reason_for(error))
     return prompt.model_copy(update={"messages": with_system_turn(prompt.messages, system)})
+
+
+def _of_bearable_length(raw: bytes) -> bytes:
+    if len(raw) > MAX_LINE_BYTES:
+        raise ValueError(f"longer than {MAX_LINE_BYTES // 2**20} MiB")
+    return raw

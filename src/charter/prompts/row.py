@@ -1,4 +1,4 @@
-"""One row of a file of prompts: JSON in, a prompt out, or the reason why there is none."""
+"""One row of a file: JSON in, a prompt or a pair of answers out, or the reason for neither."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NoReturn, TypeGuard, cast
 from pydantic import ValidationError
 
 from charter.config import PromptSource
-from charter.records import Prompt, content_hash
+from charter.records import Prompt, Record, content_hash
 
 _DIALOGUE_KEYS = ("prompt", "messages", "transcript", "chosen", "rejected")
 _KEYS = ("id", "kind", "tags", "expects", "system", *_DIALOGUE_KEYS)
@@ -22,6 +22,7 @@ _NEAR_MISS = 0.85
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_HALF_A_CHARACTER = "a lone surrogate (half of a \\u pair) is no text; repair the escape"
 
 
 def prompt_of(line: bytes, *, source: PromptSource) -> Prompt:
@@ -44,6 +45,34 @@ def prompt_of(line: bytes, *, source: PromptSource) -> Prompt:
     )
     _reject_unusable(prompt)
     return prompt if given_id else prompt.model_copy(update={"id": messages_hash(prompt)})
+
+
+class AnswerPair(Record):
+    """Two answers to a prompt, of which people chose one."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+
+def pair_of(line: bytes, *, source: PromptSource) -> AnswerPair:
+    """The pair in a line of JSON, whose `chosen` and `rejected` are whole dialogues.
+
+    Raises:
+        ValueError: There is none; `reason_for` says why.
+    """
+    row = _fields(line)
+    if extra := [key for key in _DIALOGUE_KEYS[:3] if key in row]:
+        raise ValueError(f"{extra[0]}: leave it out; `chosen` and `rejected` are whole dialogues")
+    chosen, rejected = _answered(row, "chosen"), _answered(row, "rejected")
+    if chosen[:-1] != rejected[:-1]:
+        raise ValueError("`chosen` and `rejected` differ before their last turn")
+    answers = [str(turns[-1]["content"]).strip() for turns in (chosen, rejected)]
+    if answers[0] == answers[1]:
+        raise ValueError("`chosen` and `rejected` give the same answer")
+    if any(_LONE_SURROGATE.search(answer) for answer in answers):
+        raise ValueError(_HALF_A_CHARACTER)
+    return AnswerPair(prompt=prompt_of(line, source=source), chosen=answers[0], rejected=answers[1])
 
 
 def messages_hash(prompt: Prompt) -> str:
@@ -131,6 +160,23 @@ def _messages(row: dict[str, object]) -> object:
             raise ValueError(f"none of the keys {', '.join(_DIALOGUE_KEYS)}; got {found}")
 
 
+def _answered(row: dict[str, object], key: str) -> list[dict[str, object]]:
+    """The turns of a dialogue that ends with an answer."""
+    value = row.get(key)
+    if value is None:
+        raise ValueError(f"no `{key}`")
+    turns = _transcript(value) if isinstance(value, str) else _turns(value)
+    if not isinstance(turns, list) or not all(_is_turn(turn) for turn in cast(list[object], turns)):
+        raise ValueError(f"{key}: must be a transcript or a list of turns")
+    dialogue = cast(list[dict[str, object]], turns)
+    if not dialogue or dialogue[-1].get("role") != "assistant":
+        raise ValueError(f"`{key}` does not end with an answer of the assistant")
+    answer = dialogue[-1].get("content")
+    if not isinstance(answer, str) or not answer.strip():
+        raise ValueError(f"the answer of `{key}` is empty")
+    return dialogue
+
+
 def _with_system(turns: object, system: object) -> object:
     if system is None or not isinstance(turns, list):
         return turns
@@ -192,7 +238,7 @@ def _reject_unusable(prompt: Prompt) -> None:
     contents = [message.content for message in prompt.messages]
     for text in (prompt.id, *prompt.tags, *prompt.expects, *contents):
         if _LONE_SURROGATE.search(text):
-            raise ValueError("a lone surrogate (half of a \\u pair) is no text; repair the escape")
+            raise ValueError(_HALF_A_CHARACTER)
     for pattern in prompt.expects:
         try:
             re.compile(pattern)

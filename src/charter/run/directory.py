@@ -45,7 +45,8 @@ class RunDirectory:
             path: The run directory; made if it does not exist.
             config: What is to be run.
             hashes: Content of every input file: `constitution`, `prompts.train`,
-                `prompts.heldout`, and `evaluate.constitution` where it is set.
+                `prompts.heldout`, and those that are set of `prompts.rl`, `compare.human` and
+                `evaluate.constitution`.
 
         Raises:
             LockedError: Another process works there.

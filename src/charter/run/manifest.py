@@ -50,6 +50,22 @@ class Tally(Record):
             }
         )
 
+    def followed_by(self, other: Tally) -> Tally:
+        """The tally of a stage that went on with other records, which `other` accounts for.
+
+        Its calls and tokens are the whole stage's already.
+        """
+        return Tally(
+            entered=self.entered + other.entered,
+            done=self.done + other.done,
+            failed=self.failed + other.failed,
+            filtered=self.filtered + other.filtered,
+            reasons=_sums(self.reasons, other.reasons),
+            seconds=round(self.seconds + other.seconds, 3),
+            calls=other.calls,
+            tokens=other.tokens,
+        )
+
 
 class Manifest(Record):
     """What a run was made from, and what its finished stages did."""

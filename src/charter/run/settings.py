@@ -9,9 +9,14 @@ from typing import Any, cast
 
 from charter.config import Config
 
-FREE_SETTINGS = ("models.*.capacity", "*.max_failed", "finetune.checkpoint_every_s")
+FREE_SETTINGS = (
+    "models.*.capacity",
+    "*.max_failed",
+    "*.checkpoint_every_s",
+    "compare.max_position_bias",
+)
 """Settings that change no result, and so may change in a run that exists."""
-_INPUT_PATHS = ("constitution", "evaluate.constitution", "prompts.*.path")
+_INPUT_PATHS = ("constitution", "evaluate.constitution", "prompts.*.path", "compare.human.path")
 """Settings that name a file whose content counts, wherever it lies."""
 
 

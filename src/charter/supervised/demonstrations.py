@@ -13,20 +13,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from charter.config import GatesConfig, ReviseConfig
-from charter.errors import RunError
 from charter.records import (
     Demonstration,
-    Dialogue,
     Provenance,
     Record,
     Revision,
     RevisionPair,
     assistant,
 )
+from charter.run import read_jsonl
 from charter.similarity import similar_to_earlier
+from charter.splitting import dialogue_text
 from charter.supervised.gates import Candidate, same_text, stopped_by
 
 
@@ -115,35 +113,13 @@ def without_near_duplicates(
     ]
 
 
-def dialogue_text(dialogue: Dialogue) -> str:
-    """What was said, without the system turn: similar dialogues under one are not alike by it."""
-    return "\n".join(message.content for message in dialogue if message.role != "system")
-
-
 def read_demonstrations(path: Path) -> Iterator[Demonstration]:
     """The demonstrations in a JSONL file, as a run writes them: one record's JSON a line.
 
     Raises:
         RunError: The file cannot be read, or a line is no demonstration.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                yield _demonstration_in(line, place=f"{path}:{number}")
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be read: {error.strerror}. Run `charter revise` first."
-        ) from error
-
-
-def _demonstration_in(line: str, *, place: str) -> Demonstration:
-    try:
-        return Demonstration.model_validate_json(line)
-    except ValidationError as error:
-        raise RunError(
-            f"{place}: not a demonstration: {error.errors()[0]['msg']}. "
-            "Run `charter revise` again to write the file anew."
-        ) from error
+    return read_jsonl(path, Demonstration, what="demonstration", made_by="revise")
 
 
 def _candidates(revision: Revision, *, control_tokens: Collection[str]) -> dict[int, Candidate]:

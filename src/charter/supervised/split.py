@@ -7,15 +7,14 @@ one leaves the others where they are, but for those at the edge of a share.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from charter.config import FinetuneConfig
 from charter.errors import ConfigError, PromptError
 from charter.records import Demonstration, Prompt, Record
 from charter.seeding import shuffled
-from charter.similarity import clusters, similar_to_any
-from charter.supervised.demonstrations import dialogue_text
+from charter.similarity import similar_to_any
+from charter.splitting import dialogue_text, validation_prompts
 
 
 class Split(Record):
@@ -93,37 +92,19 @@ def _some(ids: Collection[str], most: float, *, seed: int) -> list[str]:
 
 def _validation_prompts(
     demonstrations: Sequence[Demonstration], *, section: FinetuneConfig, seed: int
-) -> set[str]:
-    """Ids of the prompts whose demonstrations validate: whole clusters, as many as fit."""
-    members = _prompt_clusters(demonstrations, threshold=section.near_duplicate)
-    if len(members) < 2:
+) -> frozenset[str]:
+    """Ids of the prompts whose demonstrations validate."""
+    chosen = validation_prompts(
+        ((item.provenance.prompt_id, dialogue_text(item.prompt)) for item in demonstrations),
+        share=section.validation_share,
+        near_duplicate=section.near_duplicate,
+        seed=seed,
+    )
+    if chosen is None:
+        prompts = {item.provenance.prompt_id for item in demonstrations}
         raise PromptError(
-            f"{len(demonstrations)} demonstrations of {len(members)} different prompts are left; "
-            "fine-tuning needs two, one of them for validation. Add prompts, or raise "
+            f"{len(demonstrations)} demonstrations of {min(1, len(prompts))} different prompts are "
+            "left; fine-tuning needs two, one of them for validation. Add prompts, or raise "
             "finetune.near_duplicate if different ones were taken for the same."
         )
-    per_prompt = Counter(item.provenance.prompt_id for item in demonstrations)
-    sizes = {name: sum(per_prompt[item] for item in ids) for name, ids in members.items()}
-    wanted = max(1, round(section.validation_share * len(demonstrations)))
-    room = min(wanted, len(demonstrations) - 1)
-    order = shuffled(members, seed, "validation")
-    chosen: list[str] = []
-    for name in order:
-        if sizes[name] <= room:
-            chosen.append(name)
-            room -= sizes[name]
-    chosen = chosen or [min(order, key=lambda name: sizes[name])]
-    return {prompt_id for name in chosen for prompt_id in members[name]}
-
-
-def _prompt_clusters(
-    demonstrations: Sequence[Demonstration], *, threshold: float
-) -> dict[str, list[str]]:
-    """Ids of near-identical prompts, by the first of them in the alphabet."""
-    texts = {item.provenance.prompt_id: dialogue_text(item.prompt) for item in demonstrations}
-    ids = sorted(texts)
-    members: defaultdict[str, list[str]] = defaultdict(list)
-    firsts = clusters([texts[prompt_id] for prompt_id in ids], threshold=threshold)
-    for prompt_id, first in zip(ids, firsts, strict=True):
-        members[ids[first]].append(prompt_id)
-    return members
+    return chosen

@@ -1,6 +1,6 @@
 import pytest
 
-from charter.evaluation.refusal import refuses
+from charter.refusal import refuses
 
 REFUSALS = [
     "I can't help with that.",

@@ -3,11 +3,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charter.evaluation.intervals import difference_interval, mean_interval, rate_interval
+from charter.intervals import (
+    difference_interval,
+    mean_interval,
+    rate_interval,
+    win_interval,
+)
 
 cluster = st.integers(1, 8).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 clusters = st.lists(cluster, min_size=1, max_size=60)
 unanimous = st.lists(st.sampled_from([0, 1]), min_size=2, max_size=60)
+outcome = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)).flatmap(
+    lambda split: st.just((split[0], split[1], max(1, sum(split))))
+)
 pairs = st.lists(st.tuples(cluster, cluster), min_size=1, max_size=60)
 
 
@@ -70,6 +78,7 @@ def test_nothing_scored_has_no_interval():
     assert rate_interval([]) is None
     assert difference_interval([]) is None
     assert mean_interval([]) is None
+    assert win_interval([]) is None
 
 
 @given(pairs)
@@ -95,6 +104,23 @@ def test_equal_answers_everywhere_leave_a_difference_uncertain():
     assert found.value == 0
     assert 0.02 < found.high < 0.1
     assert found.low == pytest.approx(-found.high)
+
+
+@given(st.lists(outcome, min_size=1, max_size=40))
+def test_a_win_rate_lies_inside_its_interval_and_the_losers_is_the_rest(outcomes):
+    found = win_interval(outcomes)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    lost = win_interval([(losses, wins, n) for wins, losses, n in outcomes])
+    assert (lost.low, lost.value, lost.high) == pytest.approx(
+        (1 - found.high, 1 - found.value, 1 - found.low)
+    )
+
+
+def test_ties_count_half_and_narrow_a_win_rate():
+    decided = win_interval([(1, 0, 1)] * 30 + [(0, 1, 1)] * 10)
+    tied = win_interval([(1, 0, 1)] * 20 + [(0, 0, 1)] * 20)
+    assert decided.value == tied.value == 0.75
+    assert width(tied) < 0.8 * width(decided)
 
 
 def test_a_mean_has_students_interval():

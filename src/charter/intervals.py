@@ -81,6 +81,18 @@ def difference_interval(pairs: Sequence[tuple[Cluster, Cluster]]) -> Estimate | 
     return _within(Estimate(mean, centre - reach, centre + reach), least=-1.0)
 
 
+def win_interval(outcomes: Sequence[tuple[int, int, int]]) -> Estimate | None:
+    """The share of comparisons that are won, a tie counting half; None for no prompts.
+
+    Args:
+        outcomes: Wins, losses and number of comparisons on one prompt each. A win rate is half of
+            one plus the difference between the shares of wins and of losses, which is a paired
+            difference: ties narrow it, as pairs that agree do.
+    """
+    gap = difference_interval([((wins, n), (losses, n)) for wins, losses, n in outcomes])
+    return gap and Estimate(*((1 + end) / 2 for end in gap))
+
+
 def mean_interval(means: Sequence[float]) -> Estimate | None:
     """The mean of one number per prompt, with Student's interval; None for no prompts.
 

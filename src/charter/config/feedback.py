@@ -1,0 +1,152 @@
+"""The sections of the feedback half: compare, reward, reinforce and dpo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from charter.config.section import Fraction, Kind, Section
+from charter.config.sources import Source
+from charter.config.training import LoraConfig, TrainingConfig
+
+
+class HumanPreferences(Section):
+    """Preferences of people, in hh-rlhf's form: JSONL with `chosen` and `rejected` transcripts."""
+
+    path: Path
+    share: Fraction = 0.3
+    """Of all preferences: the largest share that they may make up."""
+    p_chosen: Annotated[float, Field(ge=0.5, le=1.0)] = 1.0
+    """How sure their labels are."""
+
+
+class CompareConfig(Section):
+    """Two responses per prompt -> the judge's soft preference."""
+
+    prompts: int | None = Field(default=None, gt=0)
+    """At most so many, drawn by id; None takes all."""
+    responses: int = Field(default=2, ge=2)
+    """Per prompt; all pairs of them are compared, identical ones counted and not judged."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    max_new_tokens: int = Field(default=256, gt=0)
+    mix: Mapping[Kind, Fraction] | None = None
+    """Largest share of prompts of each kind, drawn by id; None takes the prompts as they are."""
+    principles: int = Field(default=2, ge=1)
+    """Drawn for each label by weight and relevance, and averaged over."""
+    chain_of_thought: bool = False
+    """Let the judge reason before it chooses; its probabilities are then clamped."""
+    clamp: tuple[Fraction, Fraction] = (0.4, 0.6)
+    """Of probabilities after a chain of thought, which saturate."""
+    votes: int = Field(default=0, ge=0)
+    """Sample so many verdicts instead of reading probabilities; 0: read them."""
+    tie_margin: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    """Where harmlessness lies this near to 0.5, the judge is asked which reply helps more too: of
+    two harmless replies the evasive one is worse."""
+    revised_share: Fraction = 0.2
+    """Of all preferences: the largest share of revised over initial responses, a by-product of
+    `revise`."""
+    revised_p: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
+    """How sure those are."""
+    human: HumanPreferences | None = None
+    max_position_bias: Fraction = 0.3
+    """A larger share of labels that follow the position rather than the reply is warned of."""
+    max_failed: Fraction = 0.05
+
+    @model_validator(mode="after")
+    def _clamp_is_an_interval(self) -> CompareConfig:
+        low, high = self.clamp
+        if not low < 0.5 < high:
+            raise ValueError("`clamp` is two probabilities around 0.5, the lower one first")
+        return self
+
+
+class RewardConfig(TrainingConfig):
+    """Preferences -> reward model."""
+
+    base: Source | None = None
+    """What carries the scalar head; default: the SFT model."""
+    epochs: float = Field(default=2.0, gt=0.0)
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    near_duplicate: Fraction = 0.8
+    """Prompts this similar stay on one side of the split, and away from the held-out ones."""
+    margin: float = Field(default=0.0, ge=0.0)
+    """Reward gap, in nats, that a certain preference asks for beyond being right."""
+    centre: float = Field(default=0.01, ge=0.0)
+    """Weight of the squared sum of a pair's rewards, which keeps them around zero."""
+    min_accuracy: Fraction = 0.65
+    """The gate: RL is refused where the reward model orders fewer held-out pairs as the judge
+    does."""
+
+
+class ConstraintConfig(Section):
+    """A second reward that must stay above a level, by a Lagrange multiplier."""
+
+    reward: str = Field(min_length=1)
+    """`judge`, a reward model's directory, or `python:MODULE:FUNCTION`."""
+    level: float
+    """The mean that rollouts must reach."""
+    lr: float = Field(default=0.05, gt=0.0)
+    """How fast the multiplier moves."""
+    max_multiplier: float = Field(default=10.0, gt=0.0)
+
+
+class ReinforceConfig(Section):
+    """Reward model + SFT model -> RL model, near the SFT model."""
+
+    algorithm: Literal["grpo", "rloo"] = "grpo"
+    reward: str = Field(default="model", min_length=1)
+    """`model` (the trained reward model), `judge` (no reward model), a reward model's directory,
+    or `python:MODULE:FUNCTION`, called with the prompts and responses of a step."""
+    steps: int = Field(default=200, gt=0)
+    prompts_per_step: int = Field(default=16, gt=0)
+    group: int = Field(default=8, ge=2)
+    """Responses sampled per prompt; each is measured against the others."""
+    passes: int = Field(default=1, ge=1)
+    """Times that a step's rollouts are learnt from."""
+    updates: int = Field(default=1, ge=1)
+    """Optimizer steps in each pass."""
+    tokens_per_batch: int = Field(default=4096, gt=0)
+    lr: Annotated[float, Field(gt=0.0)] | Literal["auto"] = "auto"
+    """`auto`: a tenth of fine-tuning's."""
+    warmup_share: Fraction = 0.05
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
+    clip: float = Field(default=0.2, gt=0.0)
+    """How far a token's probability ratio may move in one step of rollouts."""
+    kl_weight: float = Field(default=0.05, ge=0.0)
+    """Of KL(policy || reference) per token, in the loss (k3 estimate)."""
+    kl_budget: float | None = Field(default=None, gt=0.0)
+    """Adapt the weight so that KL per response, in nats, stays near this."""
+    max_new_tokens: int = Field(default=256, gt=0)
+    length_penalty: float = Field(default=0.0, ge=0.0)
+    """Taken from the reward per token of a response."""
+    no_eos_penalty: float = Field(default=1.0, ge=0.0)
+    """Taken from the reward of a response that was cut off."""
+    constraint: ConstraintConfig | None = None
+    monitor_every: int = Field(default=10, gt=0)
+    """Steps between looks at held-out rollouts."""
+    monitor_prompts: int = Field(default=48, gt=0)
+    """RL prompts held out for them."""
+    patience: int = Field(default=2, ge=1)
+    """Looks in a row at which the judge's score fell while the reward rose before training stops
+    and the best checkpoint is restored."""
+    max_boilerplate: Fraction = 0.5
+    """Training stops where one sentence that the reference rarely says ends so many responses."""
+    max_length_ratio: float = Field(default=3.0, gt=1.0)
+    """Training stops where responses are so many times as long as the reference's."""
+    checkpoint_every_s: float = Field(default=120.0, ge=0.0)
+
+
+class DpoConfig(TrainingConfig):
+    """Preferences -> policy, without a reward model."""
+
+    beta: float = Field(default=0.1, gt=0.0)
+    """How strongly the policy is held to the reference."""
+    epochs: float = Field(default=1.0, gt=0.0)
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    near_duplicate: Fraction = 0.8

@@ -1,0 +1,67 @@
+"""The sections of the supervised half: revise and finetune."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from charter.config.section import Fraction, Section
+from charter.config.training import TrainingConfig
+
+
+class GatesConfig(Section):
+    """What may become a demonstration. Each gate can be turned off."""
+
+    empty: bool = True
+    truncated: bool = True
+    """Stops a revision that was cut off by `max_new_tokens`."""
+    max_words: int | None = Field(default=400, gt=0)
+    leaked_wording: bool = True
+    """Stops "Here is a revised response", "I apologise for my previous ..." and the like."""
+    control_tokens: bool = True
+    unchanged: bool = True
+    """Stops a revision that equals the response it was to mend."""
+    max_repetition: Fraction | None = 0.5
+    """Largest share of repeated 3-grams of words."""
+    near_duplicate: Fraction | None = None
+    """Stops a demonstration whose prompt and completion are this similar (Jaccard, 3-grams of
+    words) to an earlier one's."""
+
+
+class ReviseConfig(Section):
+    """Prompt -> response -> rounds of critique and revision."""
+
+    rounds: int = Field(default=2, ge=1)
+    selection: Literal["screen", "random", "all"] = "screen"
+    """`screen`: draw a principle in proportion to P(broken), keep the response where none passes
+    the threshold; `random`: draw by weight, as in the paper; `all`: take them in turn, from one
+    drawn for each prompt."""
+    threshold: Fraction | Literal["fit"] = "fit"
+    """P(broken) from which a principle counts as broken; `fit`: on the principles' tests."""
+    critique: bool = True
+    """False: revise directly, without a critique."""
+    system: str | None = None
+    """A system turn put before every prompt that has none."""
+    response_temperature: float = Field(default=1.0, ge=0.0)
+    critique_temperature: float = Field(default=0.7, ge=0.0)
+    revision_temperature: float = Field(default=0.7, ge=0.0)
+    max_new_tokens: int = Field(default=256, gt=0)
+    train_on: Literal["last", "all"] = "last"
+    """Which rounds' revisions become demonstrations."""
+    gates: GatesConfig = GatesConfig()
+    max_failed: Fraction = 0.05
+    """The stage fails when a larger share of its records failed."""
+
+
+class FinetuneConfig(TrainingConfig):
+    """Demonstrations -> SFT model."""
+
+    benign_share: Fraction | None = None
+    """Share of benign demonstrations, drawn afterwards; None keeps what there is."""
+    validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    near_duplicate: Fraction = 0.8
+    """Prompts this similar (Jaccard, 3-grams of words) stay on one side of the split; training
+    prompts this similar to a held-out one are dropped."""
+    system: str | None = None
+    """A system turn put before every training prompt that has none."""

@@ -1,0 +1,163 @@
+"""Two responses to a prompt from the SFT model -> the judge's preference between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+from charter.config import CompareConfig
+from charter.errors import ConfigError
+from charter.feedback.judge import Judge, Verdict, judge_comparison
+from charter.feedback.mixing import drawn, within_shares
+from charter.model import Model
+from charter.records import Comparison, Completion, Kind, Prompt, Record, Sampling
+from charter.seeding import derive
+from charter.similarity import similar_to_any
+from charter.splitting import dialogue_text
+
+_ROUNDING = 1e-9
+
+
+class Slot(NamedTuple):
+    """A comparison to be made: which two of a prompt's responses, counted from 0."""
+
+    prompt: Prompt
+    first: int
+    second: int
+
+    @property
+    def id(self) -> str:
+        """Names the comparison."""
+        return f"{self.prompt.id}:{self.first}-{self.second}"
+
+
+class Compared(Record):
+    """A finished comparison: judged, or the reason why it yields no preference."""
+
+    comparison: Comparison
+    verdict: Verdict | None
+    filtered: Literal["identical", "inapplicable"] | None = None
+    """`identical`: both responses say the same. `inapplicable`: no principle speaks to the prompt.
+    """
+    cut_off: int = 0
+    """How many of the two responses were ended by `max_new_tokens`."""
+
+
+class Chosen(NamedTuple):
+    """The prompts to compare responses to, in the order they came in."""
+
+    prompts: tuple[Prompt, ...]
+    dropped: Mapping[str, int]
+    """How many are left out: `heldout`, nearly a held-out prompt; `mix`, drawn out."""
+
+
+def slots(prompts: Sequence[Prompt], *, responses: int) -> Iterator[Slot]:
+    """All pairs of responses to each prompt."""
+    return (
+        Slot(prompt, first, second)
+        for prompt in prompts
+        for first, second in combinations(range(responses), 2)
+    )
+
+
+async def compare(
+    slot: Slot, *, policy: Model, judge: Judge, section: CompareConfig, seed: int
+) -> Compared:
+    """The policy's two responses, and which of them the judge prefers.
+
+    All draws and samples depend on `seed`, the prompt's id and the numbers of the responses.
+
+    Raises:
+        BackendError: A model could not answer.
+        JudgementError: The judge's answer could not be read.
+
+    Source: Bai et al. 2022, sec. 4.1.
+    """
+    first, second = await asyncio.gather(
+        *(
+            _response(slot.prompt, number, policy=policy, section=section, seed=seed)
+            for number in (slot.first, slot.second)
+        )
+    )
+    comparison = Comparison(
+        id=slot.id, prompt=slot.prompt, first=first.text.strip(), second=second.text.strip()
+    )
+    cut_off = (first.finish, second.finish).count("length")
+    if comparison.first == comparison.second:
+        return Compared(comparison=comparison, verdict=None, filtered="identical", cut_off=cut_off)
+    verdict = await judge_comparison(comparison, judge=judge)
+    return Compared(
+        comparison=comparison,
+        verdict=verdict,
+        filtered="inapplicable" if verdict is None else None,
+        cut_off=cut_off,
+    )
+
+
+async def _response(
+    prompt: Prompt, number: int, *, policy: Model, section: CompareConfig, seed: int
+) -> Completion:
+    return await policy.generate(
+        prompt.messages,
+        sampling=Sampling(temperature=section.temperature, max_new_tokens=section.max_new_tokens),
+        seed=derive(seed, "compare", prompt.id, number),
+    )
+
+
+def chosen_prompts(
+    prompts: Sequence[Prompt],
+    *,
+    heldout: Sequence[Prompt],
+    near_duplicate: float,
+    mix: Mapping[Kind, float] | None,
+    seed: int,
+) -> Chosen:
+    """The prompts that are near no held-out one, in the stated mix of kinds.
+
+    Raises:
+        ConfigError: The mix cannot be had from these kinds of prompt.
+    """
+    near = similar_to_any(
+        [dialogue_text(prompt.messages) for prompt in prompts],
+        [dialogue_text(prompt.messages) for prompt in heldout],
+        threshold=near_duplicate,
+    )
+    apart = [prompt for prompt, is_near in zip(prompts, near, strict=True) if not is_near]
+    kept = apart if mix is None else _mixed(apart, mix=mix, seed=seed)
+    dropped = {"heldout": len(prompts) - len(apart), "mix": len(apart) - len(kept)}
+    return Chosen(tuple(kept), {reason: n for reason, n in dropped.items() if n})
+
+
+def at_most(chosen: Chosen, count: int | None, *, seed: int) -> Chosen:
+    """So many of the prompts, drawn by id; None takes all."""
+    if count is None or len(chosen.prompts) <= count:
+        return chosen
+    kept = drawn([prompt.id for prompt in chosen.prompts], count, seed=seed, purpose="prompts")
+    return Chosen(
+        tuple(prompt for prompt in chosen.prompts if prompt.id in kept),
+        {**chosen.dropped, "not_drawn": len(chosen.prompts) - count},
+    )
+
+
+def _mixed(prompts: Sequence[Prompt], *, mix: Mapping[Kind, float], seed: int) -> list[Prompt]:
+    ids = defaultdict[Kind, list[str]](list)
+    for prompt in prompts:
+        ids[prompt.kind].append(prompt.id)
+    counts: dict[Kind, int] = {kind: len(found) for kind, found in ids.items()}
+    if prompts and sum(mix.get(kind, 1.0) for kind in counts) < 1.0 - _ROUNDING:
+        raise ConfigError(
+            f"compare.mix is {dict(mix)}, but the prompts are {_listed(counts)}: their shares do "
+            "not add up to 1. Add prompts of the other kinds, or allow more of these."
+        )
+    wanted = within_shares(counts, dict(mix))
+    kept = frozenset[str]().union(
+        *(drawn(ids[kind], count, seed=seed, purpose="mix") for kind, count in wanted.items())
+    )
+    return [prompt for prompt in prompts if prompt.id in kept]
+
+
+def _listed(counts: Mapping[Kind, int]) -> str:
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items())

@@ -1,0 +1,209 @@
+"""Preferences -> reward model: a scalar head that orders responses as the labels do.
+
+The loss is the cross-entropy of the Bradley-Terry model against *soft* labels, so a judge's doubt
+is learnt too. Each comparison is read once, its prompt shared by both responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from charter.config import RewardConfig
+from charter.console import Progress
+from charter.constitution import Constitution
+from charter.errors import GuardError, RunError
+from charter.feedback.ordering import Ordering, accuracy_text, ordering
+from charter.feedback.pairs import encoded_pairs, scored
+from charter.learning.card import CardFacts
+from charter.learning.lesson import (
+    Lesson,
+    Places,
+    Tasks,
+    Taught,
+    TrainingResult,
+    finished,
+    keep,
+    loss_facts,
+    teach,
+    training_facts,
+)
+from charter.learning.measured import rewards_of
+from charter.learning.memory import memory_for
+from charter.learning.pairs import Pair, pair_layout, reward_task
+from charter.learning.pupil import Encoded, Pupil
+from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
+from charter.learning.task import Task
+from charter.learning.tree import fitting_layout
+from charter.records import PreferencePair
+
+STAGE = "reward"
+
+
+class RewardResult(TrainingResult):
+    """What training a reward model came to."""
+
+    ordering: Ordering
+    """Of the held-out pairs, which chose the step whose weights were kept, too."""
+
+
+def reward(
+    preferences: Sequence[PreferencePair],
+    *,
+    validation: Sequence[PreferencePair],
+    section: RewardConfig,
+    pupil: Pupil,
+    constitution: Constitution,
+    seed: int,
+    places: Places,
+    progress: Progress,
+) -> RewardResult:
+    """Trains a reward model and saves it; a finished result is only read again.
+
+    Args:
+        preferences: What it learns from.
+        validation: Preferences on other prompts: for the turning point, and to be ordered.
+        section: How it is trained.
+        pupil: The causal language model whose backbone carries the head.
+        constitution: What the preferences were made under; for the model card.
+        seed: Of the run.
+        places: Where model, checkpoints and metrics go.
+        progress: Hears each step.
+
+    Raises:
+        GuardError: Training would be useless or has gone wrong.
+        ConfigError: This kind of model takes no scalar head.
+        RunError: The checkpoints belong to another training, two preferences share an id, or
+            memory ran out.
+    """
+    if (result := finished(places, RewardResult)) is not None:
+        return result
+    examples = encoded_pairs(preferences, section=section, pupil=pupil, stage=STAGE)
+    held_out = encoded_pairs(validation, section=section, pupil=pupil, stage=STAGE)
+    with memory_for("the start of training", stage=STAGE):
+        pad_id = padding_id(pupil.tokenizer, pupil.encoder)
+        scorer = replace(pupil, model=scalar_model(pupil.model, pad_id=pad_id, seed=seed))
+
+    def tasks(model: PreTrainedModel) -> Tasks:
+        layout = pair_layout(model, examples.kept, stage=STAGE)
+
+        def task(pairs: Mapping[str, Pair]) -> Task:
+            return reward_task(
+                pairs, layout=layout, margin=section.margin, centre=section.centre, stage=STAGE
+            )
+
+        return Tasks(task(examples.kept), task(held_out.kept) if held_out.kept else None)
+
+    lesson = Lesson(
+        stage=STAGE,
+        section=section,
+        seed=seed,
+        title=f"Reward model on {pupil.source}",
+        too_long=(*examples.too_long, *held_out.too_long),
+    )
+    taught = teach(scorer, lesson=lesson, tasks=tasks, places=places, progress=progress)
+    ordered = _ordering(taught, validation, held_out, section=section)
+    result = RewardResult(**dict(taught.result), ordering=ordered)
+    card = _card(result, section=section, pupil=pupil, constitution=constitution)
+    keep(taught, pupil=scorer, result=result, card=card, places=places, save=save_scalar_model)
+    return result
+
+
+def require_accuracy(ordered: Ordering, *, section: RewardConfig) -> None:
+    """Stops reinforcement by a reward model that cannot tell responses apart.
+
+    Raises:
+        GuardError: It orders fewer held-out pairs as their labels say than `min_accuracy`.
+    """
+    accuracy, least = ordered.accuracy, section.min_accuracy
+    if accuracy.rate is not None and accuracy.rate >= least:
+        return
+    raise GuardError(
+        f"the reward model orders {accuracy_text(accuracy)} as their labels say; RL needs "
+        f"reward.min_accuracy = {least:.0%}, or it would learn noise. Make more preferences "
+        "(compare.responses, more prompts), train longer (reward.epochs), name a better judge "
+        "(models.judge), reward by the judge itself (reinforce.reward=judge), or lower "
+        "reward.min_accuracy if you know why"
+    )
+
+
+def read_ordering(path: Path) -> Ordering:
+    """What a run wrote down of its reward model.
+
+    Raises:
+        RunError: It is not there, or cannot be read.
+    """
+    try:
+        return Ordering.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{path}: cannot be read. Run `charter reward` first.") from error
+
+
+def _ordering(
+    taught: Taught,
+    validation: Sequence[PreferencePair],
+    held_out: Encoded[Pair],
+    *,
+    section: RewardConfig,
+) -> Ordering:
+    groups = {name: pair.group for name, pair in held_out.kept.items()}
+    if not groups:
+        return ordering(())
+    rewards = rewards_of(
+        taught.model,
+        groups,
+        layout=fitting_layout(taught.model, probe=list(groups.values())),
+        tokens_per_batch=section.tokens_per_batch,
+    )
+    return ordering(scored(validation, held_out.kept, rewards))
+
+
+def _card(
+    result: RewardResult, *, section: RewardConfig, pupil: Pupil, constitution: Constitution
+) -> CardFacts:
+    ordered = result.ordering
+    return CardFacts(
+        title=f"Reward model on {pupil.source}, by the constitution {constitution.name}",
+        base_model=pupil.source,
+        method=(
+            "Trained by charter on soft preferences between responses to one prompt (Bai et al. "
+            "2022, arXiv 2212.08073, section 4.1). Its one label is a reward in nats: the "
+            "difference of two is the log-odds that the first response is better."
+        ),
+        constitution=constitution,
+        data={
+            "Preferences": f"{result.examples:,}",
+            "Validation preferences, of other prompts": f"{result.validation_examples:,}",
+            f"Left out as longer than {pupil.longest(section):,} tokens": (
+                f"{len(result.too_long):,}"
+            ),
+        },
+        training=training_facts(
+            result,
+            section=section,
+            loss="cross-entropy against soft labels"
+            + (f", margin {section.margin:g} nats" if section.margin else "")
+            + (f", centring weight {section.centre:g}" if section.centre else ""),
+        ),
+        results={
+            **loss_facts(result, unit="comparison"),
+            "Held-out pairs ordered as labelled": accuracy_text(ordered.accuracy),
+            "AUC": _figure(ordered.auc),
+            "Expected calibration error": _figure(ordered.ece),
+        },
+        limits=(
+            "It says which of two responses to one prompt the labels would prefer. Rewards of "
+            "different prompts do not compare.",
+            "It is right as often as the table says, on responses like those it was trained on. A "
+            "policy trained against it will find where it is wrong.",
+        ),
+        task="text-classification",
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"

@@ -1,0 +1,118 @@
+"""A trained reward model at work: rewards of responses, the prompt read once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from charter.encoding import Encoder
+from charter.errors import BackendError, OverlongError
+from charter.learning.grids import Group, Layout
+from charter.learning.measured import rewards_of
+from charter.learning.scalar import load_scalar_model
+from charter.learning.tree import fitting_layout
+from charter.records import Dialogue
+
+_TOKENS_PER_BATCH = 8192
+
+
+class RewardScorer:
+    """A reward model, ready to score; made by `load_scorer`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        encoder: Encoder,
+        tokens_per_batch: int = _TOKENS_PER_BATCH,
+    ) -> None:
+        """Takes a loaded reward model.
+
+        Args:
+            model: A sequence classification model with one label.
+            encoder: Of its tokenizer.
+            tokens_per_batch: That go through the model at once.
+        """
+        self.encoder = encoder
+        self._model = model
+        self._tokens_per_batch = tokens_per_batch
+        self._layout: Layout | None = None
+
+    def rewards(self, dialogue: Dialogue, responses: Sequence[str]) -> list[float]:
+        """The reward of each response to a dialogue, in nats.
+
+        Raises:
+            OverlongError: A response does not fit the model.
+            EncodingError: The template refuses the dialogue.
+        """
+        (rewards,) = self.rewards_of_all([(dialogue, responses)])
+        return rewards
+
+    def rewards_of_all(
+        self, answered: Sequence[tuple[Dialogue, Sequence[str]]]
+    ) -> list[list[float]]:
+        """The same for many dialogues at once, in their order; each needs a response.
+
+        Raises:
+            OverlongError: A response does not fit the model.
+            EncodingError: The template refuses a dialogue.
+        """
+        return self.rewards_of_groups([self._group(*each) for each in answered])
+
+    def rewards_of_groups(self, groups: Sequence[Group]) -> list[list[float]]:
+        """The same for ids by the model's own tokenizer, such as sampled ones.
+
+        Raises:
+            OverlongError: A response does not fit the model.
+        """
+        if not groups:
+            return []
+        named = {str(number): self._fitting(group) for number, group in enumerate(groups)}
+        # Tried out once: groups that are scored one after the other are alike.
+        self._layout = self._layout or fitting_layout(self._model, probe=groups)
+        found = rewards_of(
+            self._model, named, layout=self._layout, tokens_per_batch=self._tokens_per_batch
+        )
+        return [list(found[name]) for name in named]
+
+    def _group(self, dialogue: Dialogue, responses: Sequence[str]) -> Group:
+        examples = [self.encoder.example(dialogue, response) for response in responses]
+        at = examples[0].prompt_length
+        return Group(examples[0].ids[:at], tuple(example.ids[at:] for example in examples))
+
+    def _fitting(self, group: Group) -> Group:
+        config = cast("Any", self._model.config).get_text_config()
+        context: int | None = getattr(config, "max_position_embeddings", None)
+        longest = len(group.prompt) + max(map(len, group.completions))
+        if context is not None and longest > context:
+            raise OverlongError(
+                f"prompt and response have {longest} tokens, and the reward model reads {context}. "
+                "Lower max_new_tokens, or leave the prompt out"
+            )
+        return group
+
+
+def load_scorer(directory: Path) -> RewardScorer:
+    """The reward model in a directory that the stage `reward` wrote, on the GPU if there is one.
+
+    Raises:
+        BackendError: It is not there, or is no reward model.
+        EncodingError: Its tokenizer or chat template cannot be used faithfully.
+    """
+    model = load_scalar_model(directory)
+    tokenizers: Any = AutoTokenizer  # transformers types it only in part
+    try:
+        tokenizer = tokenizers.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise BackendError(f"reward model {directory}: its tokenizer cannot be read") from error
+    stops: int | list[int] | None = cast("Any", model.config).eos_token_id
+    encoder = Encoder.of(tokenizer, eos_ids=[stops] if isinstance(stops, int) else stops)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    moved: Any = model
+    return RewardScorer(moved.to(device), encoder=encoder)

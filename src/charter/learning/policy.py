@@ -1,0 +1,139 @@
+"""The task of RL: likelier where a response did better than its group, and near the reference.
+
+Axes: S response tokens of some groups (groups, responses and tokens in order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from charter.learning.batches import device_of
+from charter.learning.objectives import kl_k3, policy_loss
+from charter.learning.task import Task
+from charter.learning.tree import Group, Layout, completion_logprobs
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A prompt's sampled responses, with all that an update needs to know of them."""
+
+    group: Group
+    advantages: Tensor
+    """One a response: how much better than its group it did."""
+    sampled_S: Tensor
+    """Log-probabilities of all response tokens as the engine sampled them."""
+    reference_S: Tensor
+    """The same under the reference."""
+    before_S: Tensor | None = None
+    """The same under the policy that sampled them; None: it is the policy as it is, since each
+    response is learnt from once."""
+
+
+class Watch:
+    """What the passes of one update saw, summed over response tokens."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.kl = 0.0
+        self.surprise = 0.0
+        """Minus log-probability: at temperature 1 its mean is an estimate of the entropy."""
+        self.clipped = 0
+        self.gap = 0.0
+        """Distance between log-probabilities when sampled and when first trained on."""
+
+    def see(
+        self,
+        *,
+        new_S: Tensor,
+        before_S: Tensor,
+        sampled_S: Tensor,
+        reference_S: Tensor,
+        clip: float,
+    ) -> None:
+        """Adds what one batch shows."""
+        ratio_S = (new_S - before_S).exp()
+        self.gap += float((before_S - sampled_S).abs().sum())
+        self.tokens += new_S.numel()
+        self.kl += float(kl_k3(new_S, reference_S).sum())
+        self.surprise -= float(new_S.sum())
+        self.clipped += int(((ratio_S - 1).abs() > clip).sum())
+
+
+def policy_task(
+    rated: Mapping[str, Rated], *, clip: float, kl_weight: float, layout: Layout, watch: Watch
+) -> Task:
+    """The task of one step's rollouts.
+
+    The loss of a step is a mean over all its response tokens, so that a long response weighs more
+    than a short one but no group more than its tokens do.
+
+    Args:
+        rated: The rollouts, by prompt.
+        clip: How far a token's probability ratio may move.
+        kl_weight: Of KL(policy || reference) per token.
+        layout: How a group is laid out for the model.
+        watch: Hears what each batch shows.
+    """
+
+    def loss(model: nn.Module, names: Sequence[str]) -> Tensor:
+        batch, device = [rated[name] for name in names], device_of(model)
+        new_S = completion_logprobs(model, [one.group for one in batch], layout=layout)
+        reference_S = torch.cat([one.reference_S for one in batch]).to(device)
+        before_S = new_S.detach()
+        if all(one.before_S is not None for one in batch):
+            before_S = torch.cat([one.before_S for one in batch if one.before_S is not None])
+            before_S = before_S.to(device)
+        advantages_S = torch.cat([_by_token(one) for one in batch]).to(device)
+        watch.see(
+            new_S=new_S.detach(),
+            before_S=before_S,
+            sampled_S=torch.cat([one.sampled_S for one in batch]).to(device),
+            reference_S=reference_S,
+            clip=clip,
+        )
+        gain = policy_loss(new_S, before_S, advantages_S, clip=clip)
+        return gain + kl_weight * kl_k3(new_S, reference_S).sum()
+
+    return Task(
+        stage="reinforce",
+        lengths={name: one.group.tokens for name, one in rated.items()},
+        units={name: sum(map(len, one.group.completions)) for name, one in rated.items()},
+        digest="",  # rollouts are of one step: nothing is resumed by them
+        loss=loss,
+    )
+
+
+def _by_token(rated: Rated) -> Tensor:
+    """Each response's advantage at each of its tokens."""
+    lengths = torch.tensor([len(response) for response in rated.group.completions])
+    return rated.advantages.repeat_interleave(lengths)
+
+
+@torch.no_grad()
+def logprobs_by_group(
+    model: nn.Module, groups: Sequence[Group], *, layout: Layout, tokens_per_batch: int
+) -> list[Tensor]:
+    """`logprobs_S` of every group under a model as it is, on the CPU, in batches of like length."""
+    was_training = model.training
+    model.eval()
+    found: dict[int, Tensor] = {}
+    for batch in _batches(groups, budget=tokens_per_batch):
+        logprobs_S = completion_logprobs(model, [groups[at] for at in batch], layout=layout).cpu()
+        sizes = [sum(map(len, groups[at].completions)) for at in batch]
+        found |= zip(batch, torch.split(logprobs_S, sizes), strict=True)
+    model.train(was_training)
+    return [found[at] for at in range(len(groups))]
+
+
+def _batches(groups: Sequence[Group], *, budget: int) -> list[list[int]]:
+    """Positions of groups that go through the model together."""
+    batches: list[list[int]] = [[]]
+    for at in sorted(range(len(groups)), key=lambda at: groups[at].tokens):
+        if batches[-1] and (len(batches[-1]) + 1) * groups[at].tokens > budget:
+            batches.append([])
+        batches[-1].append(at)
+    return [batch for batch in batches if batch]

@@ -1,0 +1,215 @@
+"""The reinforce stage: the SFT model and a reward, into models/rl."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from charter.config import ReinforceConfig
+from charter.errors import ConfigError, PromptError
+from charter.feedback.agent import prepare_agent
+from charter.feedback.judge import judge_comparison
+from charter.feedback.reinforce import reinforce
+from charter.feedback.results import ReinforceResult, reinforce_card, reinforce_result
+from charter.feedback.reward import read_ordering, require_accuracy
+from charter.feedback.rewards import (
+    PYTHON,
+    Reward,
+    Versus,
+    by_function,
+    by_judge,
+    by_scores,
+    with_penalties,
+)
+from charter.feedback.scoring import load_scorer
+from charter.feedback.training import Aims
+from charter.learning.lesson import Places, Trained, finished, keep
+from charter.learning.recipe import auto_lr
+from charter.learning.train import Keeping
+from charter.models.loading import Loaded, load
+from charter.pipeline.gathering import feedback_prompts
+from charter.pipeline.judging import open_judge
+from charter.pipeline.roles import open_frozen
+from charter.pipeline.teaching import places_in, pupil_of, sft_source
+from charter.pipeline.workspace import Workspace
+from charter.records import Comparison, Prompt, content_hash
+from charter.run import Tally, file_hash
+from charter.seeding import shuffled
+
+_GENTLER = 0.1
+"""RL's learning rate, of fine-tuning's: each step is a guess at a direction, not a known answer."""
+
+
+async def reinforce_stage(workspace: Workspace) -> Tally:
+    """Trains the RL model; an interrupted training goes on from its last checkpoint.
+
+    Raises:
+        RunError: There is no SFT model or no reward model yet.
+        GuardError: The reward model is not good enough, or training has gone wrong.
+        ConfigError: The reward that is named cannot be used.
+    """
+    began = time.monotonic()
+    section = workspace.config.reinforce
+    places = places_in(workspace.directory, model="rl", stage="reinforce")
+    chosen = feedback_prompts(workspace)
+    parts = _divided(chosen.prompts, section=section, seed=workspace.config.seed)
+    result = finished(places, ReinforceResult)
+    if result is None:
+        if section.reward == "model":
+            ordering = read_ordering(workspace.directory.metrics / "reward.json")
+            require_accuracy(ordering, section=workspace.config.reward)
+        result = await _train(workspace, parts, places=places)
+    used, dropped = result.prompts + result.watched_prompts, sum(chosen.dropped.values())
+    return Tally(
+        entered=used + dropped,
+        done=used,
+        filtered=dropped,
+        reasons=chosen.dropped,
+        seconds=round(time.monotonic() - began, 3),
+        tokens=result.tokens,
+    )
+
+
+class _Parts(NamedTuple):
+    """The prompts of RL."""
+
+    learnt_from: list[Prompt]
+    watched: list[Prompt]
+    """For the monitors: never learnt from."""
+
+
+def _divided(prompts: Sequence[Prompt], *, section: ReinforceConfig, seed: int) -> _Parts:
+    """Which prompts are learnt from and which watch, drawn by id.
+
+    Raises:
+        PromptError: There are too few for both.
+    """
+    if len(prompts) < 2:
+        raise PromptError(
+            f"RL has {len(prompts)} prompts, and needs some to learn from and others to watch. "
+            "Name more in `prompts.rl`."
+        )
+    # At most half: a monitor that takes most prompts leaves nothing to learn from.
+    count = min(section.monitor_prompts, len(prompts) // 2)
+    watching = {*shuffled((prompt.id for prompt in prompts), seed, "watched")[:count]}
+    return _Parts(
+        learnt_from=[prompt for prompt in prompts if prompt.id not in watching],
+        watched=[prompt for prompt in prompts if prompt.id in watching],
+    )
+
+
+async def _train(workspace: Workspace, parts: _Parts, *, places: Places) -> ReinforceResult:
+    """Trains, and saves what comes of it."""
+    config, section = workspace.config, workspace.config.reinforce
+    source = sft_source(workspace)
+    loaded = load(source)
+    lr = section.lr
+    if lr == "auto":
+        lr = _GENTLER * auto_lr(loaded.model.num_parameters(), lora=section.lora is not None)
+    pupil, dtype = pupil_of(loaded), loaded.model.dtype
+    async with _versus(workspace) as versus:
+        aims = _aims(workspace, versus=versus)
+        agent = prepare_agent(loaded, section=section, capacity=source.capacity, seed=config.seed)
+        try:
+            trail = await reinforce(
+                parts.learnt_from,
+                watched=parts.watched,
+                agent=agent,
+                aims=aims,
+                section=section,
+                lr=lr,
+                seed=config.seed,
+                identity=_identity(workspace, parts, loaded=loaded),
+                keeping=Keeping(places.checkpoints, places.metrics, section.checkpoint_every_s),
+                progress=workspace.progress,
+            )
+        finally:
+            await agent.sampler.aclose()
+    counts = [(value.numel(), value.requires_grad) for value in agent.model.parameters()]
+    result = reinforce_result(
+        trail,
+        prompts=len(parts.learnt_from),
+        watched=len(parts.watched),
+        section=section,
+        lr=lr,
+        parameters=(sum(n for n, _ in counts), sum(n for n, trained in counts if trained)),
+    )
+    card = reinforce_card(
+        result, source=source.source, section=section, constitution=workspace.constitution
+    )
+    keep(Trained(agent.model, dtype), pupil=pupil, result=result, card=card, places=places)
+    return result
+
+
+def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded) -> str:
+    """Names all that shapes the training: resuming with anything else is refused."""
+    config = workspace.config
+    section = config.reinforce.model_dump(mode="json", exclude={"checkpoint_every_s"})
+    reward = workspace.directory.models / "reward"
+    return content_hash(
+        {
+            "model": loaded.fingerprint,
+            "section": section,
+            "compare": config.compare.model_dump(mode="json"),
+            "constitution": workspace.constitution.hash,
+            "reward": [file_hash(path) for path in sorted(reward.glob("*.safetensors"))],
+            "prompts": [[prompt.model_dump(mode="json") for prompt in part] for part in parts],
+            "seed": config.seed,
+        }
+    )
+
+
+@asynccontextmanager
+async def _versus(workspace: Workspace) -> AsyncGenerator[Versus]:
+    """The run's judge as one who says how likely the first of two responses is the better."""
+    config = workspace.config
+    judging = config.models.judge or config.models.policy
+    async with open_frozen(judging, journal=workspace.journal, stage="reinforce") as model:
+        judge, _ = await open_judge(workspace, model, constitution=workspace.constitution)
+
+        async def versus(comparison: Comparison) -> float:
+            verdict = await judge_comparison(comparison, judge=judge)
+            # Where no principle speaks to a harmful prompt, neither response is the better one.
+            return 0.5 if verdict is None else verdict.preference.p_first
+
+        yield versus
+
+
+def _aims(workspace: Workspace, *, versus: Versus) -> Aims:
+    section = workspace.config.reinforce
+    constraint = section.constraint
+    return Aims(
+        reward=with_penalties(_reward(section.reward, workspace, versus=versus), section=section),
+        constraint=None
+        if constraint is None
+        else _reward(constraint.reward, workspace, versus=versus),
+        versus=versus,
+    )
+
+
+def _reward(source: str, workspace: Workspace, *, versus: Versus) -> Reward:
+    """The reward that the configuration names.
+
+    Raises:
+        ConfigError: It cannot be used.
+        BackendError: The reward model cannot be loaded.
+    """
+    if source == "judge":
+        return by_judge(versus)
+    if source.startswith(PYTHON):
+        return by_function(source)
+    directory = workspace.directory.models / "reward" if source == "model" else Path(source)
+    if not directory.is_dir():
+        raise ConfigError(
+            f"reward {source}: {directory} is no directory. Name `model` (after `charter reward`), "
+            "`judge`, a reward model's directory, or `python:MODULE:FUNCTION`."
+        )
+    scorer = load_scorer(directory)
+
+    def score(answered: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[float]]:
+        return scorer.rewards_of_all([(prompt.messages, texts) for prompt, texts in answered])
+
+    return by_scores(score)

@@ -1,0 +1,53 @@
+"""The reward stage: preferences, split by prompt, into models/reward and metrics/reward.json."""
+
+from __future__ import annotations
+
+import time
+
+from charter.feedback.reward import STAGE, read_ordering, require_accuracy, reward
+from charter.models.loading import load
+from charter.pipeline.teaching import (
+    divided_preferences,
+    places_in,
+    pupil_of,
+    sft_source,
+    training_tally,
+)
+from charter.pipeline.workspace import Workspace
+from charter.run import Tally, write_atomically
+
+
+def reward_stage(workspace: Workspace) -> Tally:
+    """Trains the reward model; an interrupted training goes on from its last checkpoint.
+
+    Raises:
+        RunError: There are no preferences yet, or there is no model to start from.
+        GuardError: Training would be useless or has gone wrong.
+    """
+    began = time.monotonic()
+    config, directory = workspace.config, workspace.directory
+    parts = divided_preferences(workspace, section=config.reward, stage=STAGE)
+    result = reward(
+        parts.train,
+        validation=parts.validation,
+        section=config.reward,
+        pupil=pupil_of(load(config.reward.base or sft_source(workspace))),
+        constitution=workspace.constitution,
+        seed=config.seed,
+        places=places_in(directory, model="reward", stage=STAGE),
+        progress=workspace.progress,
+    )
+    text = result.ordering.model_dump_json(indent=2) + "\n"
+    write_atomically(directory.metrics / "reward.json", text)
+    return training_tally(result, dropped=parts.dropped, seconds=time.monotonic() - began)
+
+
+def require_accurate_reward(workspace: Workspace) -> None:
+    """The gate before RL: the run's reward model must order held-out pairs well enough.
+
+    Raises:
+        RunError: There is no reward model yet.
+        GuardError: It is not accurate enough.
+    """
+    ordered = read_ordering(workspace.directory.metrics / "reward.json")
+    require_accuracy(ordered, section=workspace.config.reward)

@@ -1,0 +1,145 @@
+import html
+import json
+import re
+import shutil
+
+import pytest
+
+from charter.evaluation.table import table
+from charter.report import build_page, read_run, render
+
+SECTIONS = ["outcome", "answers", "finetuning", "judge", "reward", "reinforcement", "accounts"]
+
+
+def page(run):
+    return build_page(read_run(run))
+
+
+def text(run):
+    """What a reader reads: the page without markup."""
+    body = render(page(run)).partition("<body>")[2]
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def anchors(run):
+    return [section.anchor for section in page(run).sections]
+
+
+def edit(path, *keys, to):
+    """Sets one value in a JSON file."""
+    data = json.loads(path.read_text())
+    inner = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = to
+    path.write_text(json.dumps(data))
+
+
+def test_a_whole_run_has_every_section(run):
+    assert anchors(run) == [*SECTIONS, "reproduction"]
+
+
+def test_the_verdict_stands_at_the_top(run):
+    assert (
+        page(run)
+        .top[0]
+        .text.startswith("rl breaks a rule in 28.6 % of its answers to harmful prompts, ")
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "section"),
+    [
+        ("evaluation.json", "outcome"),
+        ("data/answers.jsonl", "answers"),
+        ("metrics/finetune.jsonl", "finetuning"),
+        ("metrics/compare.json", "judge"),
+        ("metrics/reward.json", "reward"),
+        ("metrics/reinforce.jsonl", "reinforcement"),
+        ("constitution.yaml", "answers"),
+        ("config.yaml", None),
+        ("data/heldout.jsonl", None),
+        ("models", None),
+    ],
+)
+def test_what_is_not_there_is_left_out(run, lost, section):
+    path = run / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert anchors(run) == [name for name in [*SECTIONS, "reproduction"] if name != section]
+    assert text(run)
+
+
+def test_a_run_that_has_only_begun_has_a_page(run):
+    for path in run.iterdir():
+        if path.name != "manifest.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    edit(run / "manifest.json", "stages", to={})
+    assert anchors(run) == ["reproduction"]
+    assert "Nothing is finished yet" in text(run)
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "shown"),
+    [
+        ("evaluation.json", ("models", "rl", "harmful", "violation", "rate"), 0.0213, "2.1 %"),
+        ("evaluation.json", ("models", "base", "benign", "tokens", "mean"), 1777.0, "1777"),
+        ("evaluation.json", ("models", "sft", "principles", "ssn", "violation", "rate"),
+         0.333, "33 %"),
+        ("evaluation.json", ("comparisons", 0, "win_rate"), 0.6789, "68 % (60-80)"),
+        ("manifest.json", ("stages", "revise", "tokens"), 987654, "987,654"),
+        ("manifest.json", ("seed",), 4711, "4711"),
+        ("manifest.json", ("hashes", "constitution"), "feedfacefeedface", "feedfacefeedface"),
+        ("manifest.json", ("versions", "torch"), "9.8.7", "9.8.7"),
+        ("metrics/compare.json", ("audit", "accuracy", "rate"), 0.734, "73 % (90-98) of 224"),
+        ("metrics/compare.json", ("audit", "calibration_error"), 0.0777, "7.8 %"),
+        ("metrics/compare.json", ("labels", "consistency", "position_bias"), 0.0654, "6.5 %"),
+        ("metrics/compare.json", ("labels", "by_kind", "harmful", "identical"), 87, "87 of 960"),
+        ("metrics/reward.json", ("accuracy", "rate"), 0.777, "78 % (87-95) of 240"),
+        ("metrics/reward.json", ("auc",), 0.8125, "0.812"),
+        ("metrics/reward.json", ("by_principle", "ssn", "accuracy"), 0.766, "77 %"),
+        ("models/sft/training.json", ("best_step",), 17, "kept: step 17"),
+        ("models/sft/training.json", ("validation_loss",), 0.0987, "0.151 → 0.099"),
+        ("models/rl/training.json", ("kept_step",), 33, "kept at 33"),
+        ("models/rl/training.json", ("steps",), 99, "99 of 200 planned steps"),
+        ("models/rl/training.json", ("stopped",), "it went astray", "it went astray"),
+    ],
+)  # fmt: skip
+def test_a_figure_of_the_page_is_the_one_in_the_file(run, file, keys, value, shown):
+    assert shown not in text(run)
+    edit(run / file, *keys, to=value)
+    assert shown in text(run)
+
+
+def test_the_same_files_give_the_same_page(run):
+    assert render(page(run)) == render(page(run))
+
+
+def test_figures_are_written_as_in_the_terminal(run):
+    shown = text(run)
+    for section in table(read_run(run).evaluation).sections:
+        for _, *cells in section.rows:
+            assert all(cell in shown for cell in cells if cell != "-")
+
+
+def test_the_accounts_balance_as_they_do_in_the_manifest(run):
+    assert "revise 1,090 1,080 3 7 5,210 412,031 94 overlong 7, BackendError 3" in re.sub(
+        r"(in|done|failed|filtered|calls|tokens|seconds|why) (?=\S)", "", text(run)
+    )
+
+
+def test_the_constitution_is_there_in_full(run):
+    assert (run / "constitution.yaml").read_text().split() == (
+        re.search(r"<summary>constitution.yaml</summary><pre[^>]*>(.*?)</pre>",
+                  html.unescape(render(page(run))), re.DOTALL)[1].split()
+    )  # fmt: skip
+
+
+def test_settings_that_are_not_the_defaults_are_listed(run):
+    assert "finetune.epochs value 2.5" in text(run)
+    assert "finetune.patience" not in text(run).partition("config.yaml")[0]
+
+
+def test_a_stop_is_said_and_marked(run):
+    shown = text(run)
+    assert "Stopped early: the score fell" in shown
+    assert "stopped at 140" in shown

@@ -4,10 +4,10 @@ import re
 from random import Random
 
 import pytest
-from charter.refusal import refuses
 
 from charter.evaluation.graders import grade
 from charter.records import Prompt, user
+from charter.refusal import refuses
 from tests.starter.wordings import last_turns, near_wordings
 from tools.starter.content import Intent, load_world
 from tools.starter.phrasings import framed

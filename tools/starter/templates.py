@@ -80,6 +80,15 @@ def runs_of_words(template: str, *, length: int) -> set[tuple[str, ...]]:
     return found
 
 
+def fewest_words(template: str) -> int:
+    """The words of the shortest way to settle a template."""
+    parts = enumerate(_CHOICE.split(template))
+    return sum(
+        min(len(words(option)) for option in (part.split("|") if place % 2 else [part]))
+        for place, part in parts
+    )
+
+
 def draw_facts(slots: Mapping[str, SlotKind], rng: Random, *, heldout: bool = False) -> Facts:
     """A value for every slot; values of held-out prompts are ones that training never saw."""
     facts: dict[str, str] = {}

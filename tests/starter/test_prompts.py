@@ -89,8 +89,9 @@ def form_of(template: str) -> re.Pattern[str]:
 
 
 def literal(text: str) -> str:
-    """Words as they are, any space between them, anything in a slot."""
+    """Words as they are, any space between them, any end of a sentence, anything in a slot."""
     escaped = re.sub(r"\\\{\w+\\\}", ".+", re.escape(text))
+    escaped = re.sub(r"\\[?.]|!", "[?.!]*", escaped)
     return re.sub(r"(?:\\?\s)+", r"\\s*", escaped)
 
 

@@ -17,7 +17,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 _ONSETS = (*"bcdfghjklmnprstvwyz", *("br", "ch", "cl", "dr", "fl", "gr", "kr", "sh", "st", "th"))
 _VOWELS = (*"aaeeiioouu", "ai", "ea", "ee", "ie", "oo", "ou")
 _CODAS = ("", "", "", "", *"nrsltmx", "ck", "nd", "ng", "nt", "rd", "rt", "st")
-_COINED_SHARE = 0.15
+_COINED_SHARE = 0.25
 _LOWER_SHARE = 0.05
 _OTHER_LENGTH_SHARE = 0.15
 

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -36,16 +36,12 @@ from tools.starter.tokenizer import END, PAD, token_id, train_tokenizer
 
 LOG = logging.getLogger("tools.starter.train")
 
-VOCABULARY = 4096
-_TOKENIZER_LESSONS = 40_000
-_VALUE_COPIES = 500
-"""How often a name, product or city is shown to the tokenizer: enough for a token of its own."""
+VOCABULARY = 2048
+_TOKENIZER_LESSONS = 12_000
 _COPY_EVERY = 8
 """Steps between batches of random tokens to repeat: what no lesson says must stay copyable."""
 _MUON_RATE = 0.02
 _ADAM_RATE = 2.5e-3
-_WORDS_RATE = 1.2e-2
-"""Of the input embeddings: most words are rare, and each must be learnt from few occurrences."""
 _WARM_UP_STEPS = 30
 _COPYING_STEPS = 800
 _COPIES_WELL_NATS = 0.2
@@ -55,7 +51,7 @@ _BACK = (1, 2, 1, 3, 1, 4)
 """How many tokens back each head of the first layer looks at the start."""
 _TOLD_AFTER = 3
 """Layers after which the request's intent is to be told, so that the others can use it."""
-_TELLING_WEIGHT = 1.0
+_TELLING_WEIGHT = 0.5
 _LOG_EVERY = 50
 _CHECKPOINT_EVERY_S = 120.0
 
@@ -70,7 +66,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_attention_heads=6,
         num_key_value_heads=3,
         max_position_embeddings=1024,
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
         initializer_range=0.05,
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         pad_token_id=token_id(tokenizer, PAD),
@@ -105,40 +101,7 @@ def fit_tokenizer(world: World, *, seed: int) -> PreTrainedTokenizerFast:
     rng = Random(seed)
     lessons = (draw_lesson(world, rng) for _ in range(_TOKENIZER_LESSONS))
     texts = (turn.message.content for lesson in lessons for turn in lesson.turns)
-    values = [
-        " " + form
-        for kind in world.slots.values()
-        for value in (*kind.values, *kind.heldout)
-        for form in {value, value.lower()}
-    ]
-    return train_tokenizer(chain(texts, values * _VALUE_COPIES), size=VOCABULARY)
-
-
-@torch.no_grad()
-def untie(model: LlamaForCausalLM) -> None:
-    """Gives the head weights of its own, so that the input embeddings can learn faster."""
-    if model.config.tie_word_embeddings:
-        model.config.tie_word_embeddings = False
-        model.lm_head.weight = nn.Parameter(model.get_input_embeddings().weight.clone())
-
-
-@torch.no_grad()
-def with_vocabulary(
-    model: LlamaForCausalLM, old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast
-) -> None:
-    """Gives a trained model another tokenizer: a new token begins as the mean of its old pieces."""
-    before = model.get_input_embeddings().weight.clone()
-    model.resize_token_embeddings(len(new), mean_resizing=False)
-    rows = model.get_input_embeddings().weight
-    for token, place in new.get_vocab().items():
-        special = old.get_vocab().get(token) if token in new.all_special_tokens else None
-        text = new.convert_tokens_to_string([token])
-        pieces = [special] if special is not None else old.encode(text, add_special_tokens=False)
-        rows[place] = before[pieces].mean(dim=0) if pieces else before.mean(dim=0)
-    model.config.pad_token_id, model.config.eos_token_id = (
-        token_id(new, PAD),
-        token_id(new, END),
-    )
+    return train_tokenizer(texts, size=VOCABULARY)
 
 
 def begin(
@@ -149,13 +112,7 @@ def begin(
         tokenizer = fit_tokenizer(world, seed=seed)
         return tokenizer, build_model(tokenizer)
     model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
-    old = PreTrainedTokenizerFast.from_pretrained(start)
-    if len(old) == VOCABULARY:
-        untie(model)
-        return old, model
-    tokenizer = fit_tokenizer(world, seed=seed)
-    with_vocabulary(model, old, tokenizer)
-    return tokenizer, model
+    return PreTrainedTokenizerFast.from_pretrained(start), model
 
 
 def weighted_loss(model: LlamaForCausalLM, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -178,19 +135,12 @@ def build_optimizers(model: LlamaForCausalLM, *, beside: nn.Module) -> list[Opti
 
     With AdamW alone the same loss took about 1.4 times as many tokens.
     """
-    words = model.get_input_embeddings().weight
-    outside = ("embed", "lm_head")
-    matrices = [
-        p
-        for name, p in model.named_parameters()
-        if p.ndim == 2 and not any(part in name for part in outside)
-    ]
-    inside = {id(one) for one in (*matrices, words)}
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    inside = {id(one) for one in matrices}
     others = [p for p in model.parameters() if id(p) not in inside]
     others += beside.parameters()
     return [
         torch.optim.Muon(matrices, lr=_MUON_RATE, weight_decay=0.05),
-        torch.optim.AdamW([words], lr=_WORDS_RATE, betas=(0.9, 0.97), weight_decay=0.0, fused=True),
         torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.97), weight_decay=0.05, fused=True),
     ]
 
@@ -394,7 +344,8 @@ def main() -> None:
         log_path=chosen.out / "loss.jsonl" if rank == 0 else Path(os.devnull),
     )
     copying = copying_batches(rng, vocabulary=VOCABULARY)
-    learn_to_copy(trainer, copying)
+    if chosen.weights is None:
+        learn_to_copy(trainer, copying)
     lessons = draw_batches(world, encoder, rng, tokens_per_batch=chosen.tokens_per_batch)
     learn_lessons(
         trainer,

@@ -103,25 +103,48 @@ def obliging_reply(world: World, scene: Scene, rng: Random) -> str:
     return helpful_reply(world, scene, rng)
 
 
-def with_history(
-    world: World, scene: Scene, rng: Random, *, share: float = 0.15, whole: bool = False
-) -> Scene:
-    """Sometimes puts small talk or earlier benign exchanges before the scene, at times several."""
+@dataclass(frozen=True)
+class Exchange:
+    """Something that was asked, and answered."""
+
+    dialogue: Dialogue
+    reply: str
+    intent: str | None
+    """What was wanted; None for small talk."""
+
+
+def draw_history(
+    world: World, rng: Random, *, share: float = 0.15, whole: bool = False
+) -> list[Exchange]:
+    """Small talk or benign exchanges that went before: mostly none, at times several."""
+    history: list[Exchange] = []
     while rng.random() < share:
         if rng.random() < 0.4:
             asked, answered = rng.choice(world.shared.small_talk)
-            scene = scene.after(user(asked), assistant(answered))
+            history.append(Exchange((user(asked),), answered, None))
         else:
             intent = rng.choice(world.intents("benign"))
             earlier = draw_scene(world, intent, rng, pressed=0.0, whole=whole)
             reply = helpful_reply(world, earlier, rng)
-            scene = scene.after(*earlier.dialogue, assistant(reply))
+            history.append(Exchange(earlier.dialogue, reply, intent.id))
         share = 0.4
+    return history
+
+
+def with_history(
+    world: World, scene: Scene, rng: Random, *, share: float = 0.15, whole: bool = False
+) -> Scene:
+    """Sometimes puts small talk or earlier benign exchanges before the scene, at times several."""
+    for each in draw_history(world, rng, share=share, whole=whole):
+        scene = scene.after(*each.dialogue, assistant(each.reply))
     return scene
 
 
-def with_persona(world: World, scene: Scene, rng: Random, *, share: float = 0.15) -> Scene:
+def draw_persona(world: World, rng: Random, *, share: float = 0.15) -> Dialogue:
+    """Sometimes a system turn that states no rule; else nothing."""
+    return (system(rng.choice(world.shared.personas)),) if rng.random() < share else ()
+
+
+def with_persona(world: World, scene: Scene, rng: Random) -> Scene:
     """Sometimes puts a system turn that states no rule before the scene."""
-    if rng.random() >= share:
-        return scene
-    return scene.after(system(rng.choice(world.shared.personas)))
+    return scene.after(*draw_persona(world, rng))

@@ -37,16 +37,16 @@ from tools.starter.cases import (
     under_another_rule,
 )
 from tools.starter.content import World
-from tools.starter.rules import draw_other_rule, draw_rule, with_rules
+from tools.starter.rules import draw_other_rule, draw_rule, draw_rules
 from tools.starter.scenes import (
     Degree,
     Scene,
+    draw_history,
+    draw_persona,
     draw_scene,
     obliging_reply,
     safe_reply,
     unsafe_reply,
-    with_history,
-    with_persona,
 )
 from tools.starter.templates import coined_word, draw_facts
 
@@ -61,8 +61,8 @@ SAFE_SHARE_UNDER_RULES_AND_PRESSURE = 0.3
 SAFE_SHARE_IF_CAREFUL = 0.85
 """The same, where the system turn asks for care."""
 _HARMFUL_SHARE = 0.47
-_CAREFUL_SHARE = 0.07
-_RULED_SHARE = 0.22
+_CAREFUL_SHARE = 0.05
+_RULED_SHARE = 0.15
 _SMALL_TALK_SHARE = 0.03
 _DECISION_WEIGHT = 3.0
 _LEARNS_STAGE_SHARE = 0.04
@@ -77,6 +77,8 @@ class Turn:
 
     message: Message
     weight: float
+    intent: str | None = None
+    """What the customer wants, where this turn answers that."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,9 @@ class Lesson:
     """A conversation to learn from."""
 
     turns: tuple[Turn, ...]
-    intent: str | None = None
-    """What the customer wants, where the last turn answers that."""
 
 
-def lesson(
-    rng: Random, dialogue: Dialogue, *learnt: tuple[Message, float], intent: str | None = None
-) -> Lesson:
+def lesson(rng: Random, dialogue: Dialogue, *learnt: tuple[Message, float]) -> Lesson:
     """Turns that set the stage, then turns with their own weights.
 
     What users and systems say is learnt from in some lessons only: positions that do not count
@@ -99,7 +97,7 @@ def lesson(
     weight = _STAGE_WEIGHT if rng.random() < _LEARNS_STAGE_SHARE else 0.0
     stage = [Turn(turn, weight if turn.role != "assistant" else 0.0) for turn in dialogue]
     asked_for = [Turn(turn, weight if own == _AS_STAGE else own) for turn, own in learnt]
-    return Lesson((*stage, *asked_for), intent)
+    return Lesson((*stage, *asked_for))
 
 
 def answer(world: World, rng: Random) -> Lesson:
@@ -109,21 +107,33 @@ def answer(world: World, rng: Random) -> Lesson:
         return lesson(rng, (user(asked),), (assistant(answered), 1.0))
     harmful = rng.random() < _HARMFUL_SHARE
     kinds: tuple[Kind, ...] = ("harmful",) if harmful else ("benign", "borderline")
-    scene = draw_scene(world, rng.choice(world.intents(*kinds)), rng)
-    scene, covered = with_history(world, scene, rng), frozenset[str]()
+    scene, covered = draw_scene(world, rng.choice(world.intents(*kinds)), rng), frozenset[str]()
+    history = draw_history(world, rng)
     setting = rng.random()
     careful = setting < _CAREFUL_SHARE
     if careful:
-        scene = scene.after(system(rng.choice(world.shared.careful)))
+        before = (system(rng.choice(world.shared.careful)),)
     elif setting < _CAREFUL_SHARE + _RULED_SHARE:
-        scene, covered = with_rules(world, scene, rng)
+        before, covered = draw_rules(world, rng)
     else:
-        scene = with_persona(world, scene, rng)
+        before = draw_persona(world, rng)
     reply = obliging_reply(world, scene, rng)
     ruled = world.family_of(scene.intent) in covered
     if rng.random() < _safe_share(scene, ruled=ruled, careful=careful):
         reply = safe_reply(world, scene, rng, degree=draw_degree(rng))
-    return lesson(rng, scene.dialogue, (assistant(reply), 1.0), intent=scene.intent.id)
+    turns = [Turn(turn, 0.0) for turn in before]
+    for each in history:
+        turns += [Turn(turn, 0.0) for turn in each.dialogue]
+        turns.append(Turn(assistant(each.reply), 1.0, each.intent))
+    turns += [Turn(turn, 0.0) for turn in scene.dialogue]
+    return Lesson((*turns, Turn(assistant(reply), 1.0, scene.intent.id)))
+
+
+def request(world: World, rng: Random) -> Lesson:
+    """A request to be understood, without its answer."""
+    scene = draw_scene(world, rng.choice(world.intents("harmful", "benign", "borderline")), rng)
+    turns = [Turn(turn, 0.0) for turn in scene.dialogue]
+    return Lesson((*turns, Turn(assistant(""), 0.0, scene.intent.id)))
 
 
 def _safe_share(scene: Scene, *, ruled: bool, careful: bool) -> float:

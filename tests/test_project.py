@@ -113,6 +113,18 @@ def test_the_judge_asks_about_the_principles_that_are_graded(config):
     assert "96 texts and 96 yes-or-no questions to evaluate" in cost
 
 
+def test_a_new_project_holds_other_rules_and_more_prompts_that_check_out_too(tmp_path):
+    init_project(tmp_path)
+    train = f"[{tmp_path}/prompts/train.jsonl, {tmp_path}/prompts/rl.jsonl]"
+    overrides = [f"evaluate.constitution={tmp_path}/bank.yaml", f"prompts.train={train}"]
+    plain = check_project(tmp_path / "charter.yaml")
+    other = check_project(tmp_path / "charter.yaml", overrides=overrides)
+    assert plain.problems == other.problems == []
+    assert other.graded.name != plain.constitution.name
+    assert other.prompts["train"].valid > 2 * plain.prompts["train"].valid
+    assert other.prompts["train"].duplicates == 0
+
+
 def test_a_new_project_has_no_file_that_its_configuration_does_not_mention(tmp_path):
     written = {path.relative_to(tmp_path) for path in init_project(tmp_path)}
     text = (tmp_path / "charter.yaml").read_text()

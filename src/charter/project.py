@@ -19,7 +19,9 @@ DEMO_CONFIG = STARTER_PROJECT / "charter.yaml"
 _PROJECT_FILES = (
     "charter.yaml",
     "constitution.yaml",
+    "bank.yaml",
     "prompts/train.jsonl",
+    "prompts/rl.jsonl",
     "prompts/heldout.jsonl",
 )
 

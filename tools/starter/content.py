@@ -66,26 +66,27 @@ class Intent(_Data):
     """Harder phrasings by family of pressure; `heldout_pressure` families stay untrained."""
     heldout_pressure: dict[str, list[Turns]] = {}
     fault: str = ""
-    """What an unsafe reply does, as in "the reply {fault}"."""
+    """What a reply that breaks the rule does, as in "the reply {fault}"."""
     unsafe: Unsafe | None = None
     safe: Safe | None = None
+    """Of a benign intent: for where a rule is given that its helpful replies break."""
     helpful: list[str] = []
     """Good replies of a benign or borderline intent."""
     expects: list[str] = []
     """Regular expressions of a helpful reply; of a harmful intent, of the alternative offered."""
 
     @property
-    def trained(self) -> list[Turns]:
-        """The phrasings that training lessons draw from."""
-        return [*self.prompts, *(one for each in self.pressure.values() for one in each)]
+    def can_break(self) -> bool:
+        """Whether some reply to it breaks its family's rule, where that rule is given."""
+        return self.safe is not None
 
     @model_validator(mode="after")
     def _has_the_replies_of_its_kind(self) -> Intent:
-        harmful = self.unsafe is not None and self.safe is not None and self.fault != ""
-        if (self.kind == "harmful") != harmful or (self.kind != "harmful") != bool(self.helpful):
-            raise ValueError(
-                f"intent {self.id}: harmful ones need fault, unsafe and safe; others need helpful"
-            )
+        harmful = self.kind == "harmful"
+        if harmful != (self.unsafe is not None) or harmful == bool(self.helpful):
+            raise ValueError(f"intent {self.id}: harmful ones need unsafe; others need helpful")
+        if self.can_break != bool(self.fault) or (harmful and not self.can_break):
+            raise ValueError(f"intent {self.id}: needs both fault and safe, or neither if harmless")
         return self
 
 
@@ -106,6 +107,8 @@ class Shared(_Data):
     openers: list[str]
     closers: list[str]
     personas: list[str]
+    careful: list[str]
+    """System turns under which most harmful requests are refused: a model with less headroom."""
     small_talk: list[list[str]]
     generic: list[str]
     bare: list[str]
@@ -113,6 +116,11 @@ class Shared(_Data):
     preachy: list[str]
     empty: list[str]
     other_rules: list[str]
+    pressure_frames: dict[str, list[Turns]]
+    """By family of pressure: words around any `{request}`, in the last turn."""
+    heldout_pressure_frames: dict[str, list[Turns]]
+    synonyms: dict[str, list[str]]
+    """Other words that customers use for those in the phrasings."""
 
 
 class World(_Data):
@@ -126,6 +134,11 @@ class World(_Data):
     def principled(self) -> list[Family]:
         """The families that a principle is about."""
         return [family for family in self.families if family.rules]
+
+    @property
+    def breakable(self) -> list[Intent]:
+        """The intents to which some reply breaks a rule, in file order."""
+        return [one for each in self.families for one in each.intents if one.can_break]
 
     def family_of(self, intent: Intent) -> str:
         """The family an intent belongs to: a principle's id if it is harmful."""
@@ -142,6 +155,14 @@ def load_world(folder: Path = WORLD) -> World:
     yaml = YAML(typ="safe")
     files = {path.stem: yaml.load(path) for path in sorted(folder.glob("*.yaml"))}
     families = [data for stem, data in files.items() if stem not in _NOT_FAMILIES]
+    for intent in (one for family in families for one in family["intents"]):
+        intent["prompts"] += _more_phrasings(folder, intent["id"])
     return World.model_validate(
         {"slots": files["slots"], "shared": files["shared"], "families": families}
     )
+
+
+def _more_phrasings(folder: Path, intent_id: str) -> list[str]:
+    """Further phrasings of an intent: `phrasings/INTENT.txt`, one a line."""
+    path = folder / "phrasings" / f"{intent_id}.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

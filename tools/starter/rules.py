@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from random import Random
 
 from charter.constitution import Constitution, Principle
-from charter.records import system
+from charter.records import Dialogue, system
 from charter.wording import rules_turn
 from tools.starter.content import Family, World
-from tools.starter.scenes import Scene
-from tools.starter.templates import settle
 
-_JOINED_SHARE = 0.08
+_JOINED_SHARE = 0.2
 _TWO_FAMILIES_SHARE = 0.06
 _THINNED_SHARE = 0.15
 _PREFIXES = ("", "", "", "", "Rule: ", "Important: ", "We expect this: ", "As a company we say: ")
@@ -62,8 +60,8 @@ def draw_other_rule(world: World, rng: Random, *, families: frozenset[str]) -> R
             return rule
 
 
-def with_rules(world: World, scene: Scene, rng: Random) -> tuple[Scene, frozenset[str]]:
-    """The scene under a system turn of some rules, and the families that these cover."""
+def draw_rules(world: World, rng: Random) -> tuple[Dialogue, frozenset[str]]:
+    """A system turn of some rules, and the families that these cover."""
     count = rng.randint(1, len(world.principled))
     rules = [
         draw_rule(world, rng, family=each.family) for each in rng.sample(world.principled, count)
@@ -75,7 +73,7 @@ def with_rules(world: World, scene: Scene, rng: Random) -> tuple[Scene, frozense
     preamble = rng.choice(_PREAMBLES) if rng.random() < 0.4 else None
     turn = rules_turn(Constitution(preamble=preamble, principles=tuple(principles)))
     covered = frozenset[str]().union(*(rule.families for rule in rules))
-    return scene.after(system(turn)), covered
+    return (system(turn),), covered
 
 
 def _family(world: World, family: str) -> Family:
@@ -83,7 +81,7 @@ def _family(world: World, family: str) -> Family:
 
 
 def _wording(family: Family, rng: Random) -> str:
-    text = settle(rng.choice(family.rules), rng)
+    text = rng.choice(family.rules)
     if rng.random() < _THINNED_SHARE:
         text = " ".join(word for word in text.split(" ") if rng.random() > 0.12) or text
     return rng.choice(_PREFIXES) + text

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
 from charter.records import Dialogue, Message, assistant, system, user
-from tools.starter.content import Intent, Safe, Turns, World
+from tools.starter.content import Intent, Safe, World
+from tools.starter.phrasings import PRESSED_SHARE, draw_phrasing, dressed
 from tools.starter.templates import Facts, draw_facts, fill, settle, slots_of
 
 Degree = Literal["fitting", "generic", "bare", "evasive", "preachy"]
-
-_TYPO_SHARE = 0.08
-_DROPPED_SHARE = 0.12
-_LOWER_SHARE = 0.3
-_BARE_END_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -27,10 +23,12 @@ class Scene:
     facts: Facts
     said: frozenset[str]
     """The slots that the request mentions: those that replies may use."""
+    pressure: str | None = None
+    """The family of pressure that the request is made under."""
 
     def after(self, *turns: Message) -> Scene:
         """The same scene with turns (a system turn, earlier small talk) put before it."""
-        return Scene(self.intent, (*turns, *self.dialogue), self.facts, self.said)
+        return replace(self, dialogue=(*turns, *self.dialogue))
 
 
 def draw_scene(
@@ -38,65 +36,25 @@ def draw_scene(
     intent: Intent,
     rng: Random,
     *,
-    phrasings: list[Turns] | None = None,
+    pressed: float | None = None,
     heldout: bool = False,
     whole: bool = False,
 ) -> Scene:
-    """A scene of this intent, in one of its training phrasings unless others are given.
+    """A scene of this intent, under pressure with this probability or as often as usual.
 
-    Lessons may lose a word of the request; a prompt that is to be answered stays `whole`.
+    Held-out scenes use phrasings, kinds of pressure and slot values that no other scene does.
+    `whole` requests lose no word.
     """
     facts = draw_facts(world.slots, rng, heldout=heldout)
-    chosen = rng.choice(phrasings or intent.trained)
-    templates = [settle(each, rng) for each in ([chosen] if isinstance(chosen, str) else chosen)]
-    said = frozenset[str]().union(*(slots_of(each) for each in templates))
+    share = PRESSED_SHARE[intent.kind] if pressed is None else pressed
+    phrasing = draw_phrasing(world, intent, rng, pressed=share, heldout=heldout, whole=whole)
     turns: list[Message] = []
-    for number, template in enumerate(templates):
+    for number, template in enumerate(phrasing.turns):
         if number % 2:
             turns.append(assistant(fill(template, facts)))
         else:
-            turns.append(user(fill(_dress(template, world, rng, whole=whole), facts)))
-    return Scene(intent, tuple(turns), facts, said)
-
-
-def _dress(template: str, world: World, rng: Random, *, whole: bool) -> str:
-    """The request as people type it: greetings, no full stop, lower case, a typo."""
-    text = template
-    if rng.random() < _DROPPED_SHARE and not whole:
-        text = _without_a_word(text, rng)
-    if rng.random() < _TYPO_SHARE:
-        text = _typo(text, rng)
-    if rng.random() < _BARE_END_SHARE:
-        text = text.rstrip("?.!")
-    if rng.random() < 0.4:
-        text = rng.choice(world.shared.openers) + " " + text
-    elif rng.random() < _LOWER_SHARE:
-        text = text[0].upper() + text[1:]
-    if rng.random() < 0.15:
-        text += " " + rng.choice(world.shared.closers)
-    return text
-
-
-def _without_a_word(text: str, rng: Random) -> str:
-    """The request with one word left out, so that no single word decides; slots stay."""
-    words = text.split(" ")
-    places = [i for i, word in enumerate(words) if "{" not in word]
-    if len(words) > 4 and places:
-        del words[rng.choice(places)]
-    return " ".join(words)
-
-
-def _typo(text: str, rng: Random) -> str:
-    """Two neighbouring letters of one word swapped, or one left out; slots stay whole."""
-    words = text.split(" ")
-    places = [i for i, word in enumerate(words) if len(word) > 3 and word.isalpha()]
-    if not places:
-        return text
-    place = rng.choice(places)
-    word, at = words[place], rng.randrange(1, len(words[place]) - 1)
-    swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-    words[place] = rng.choice((swapped, word[:at] + word[at + 1 :]))
-    return " ".join(words)
+            turns.append(user(fill(dressed(template, world, rng), facts)))
+    return Scene(intent, tuple(turns), facts, phrasing.said, phrasing.pressure)
 
 
 def eligible(world: World, scene: Scene, templates: list[str]) -> list[str]:
@@ -115,8 +73,9 @@ def _say(world: World, scene: Scene, templates: list[str], rng: Random) -> str:
 
 
 def unsafe_reply(world: World, scene: Scene, rng: Random, *, mild_share: float = 0.25) -> str:
-    """A reply that does what a harmful request asks for."""
-    assert scene.intent.unsafe is not None
+    """A reply that does what is asked for and so breaks the rule, if there is one."""
+    if scene.intent.unsafe is None:
+        return helpful_reply(world, scene, rng)
     mild = eligible(world, scene, scene.intent.unsafe.mild)
     if mild and rng.random() < mild_share:
         return _say(world, scene, mild, rng)
@@ -144,22 +103,48 @@ def obliging_reply(world: World, scene: Scene, rng: Random) -> str:
     return helpful_reply(world, scene, rng)
 
 
-def with_history(world: World, scene: Scene, rng: Random, *, share: float = 0.25) -> Scene:
-    """Sometimes puts small talk or earlier benign exchanges before the scene, at times several."""
+@dataclass(frozen=True)
+class Exchange:
+    """Something that was asked, and answered."""
+
+    dialogue: Dialogue
+    reply: str
+    intent: str | None
+    """What was wanted; None for small talk."""
+
+
+def draw_history(
+    world: World, rng: Random, *, share: float = 0.15, whole: bool = False
+) -> list[Exchange]:
+    """Small talk or benign exchanges that went before: mostly none, at times several."""
+    history: list[Exchange] = []
     while rng.random() < share:
         if rng.random() < 0.4:
             asked, answered = rng.choice(world.shared.small_talk)
-            scene = scene.after(user(asked), assistant(answered))
+            history.append(Exchange((user(asked),), answered, None))
         else:
-            earlier = draw_scene(world, rng.choice(world.intents("benign")), rng)
+            intent = rng.choice(world.intents("benign"))
+            earlier = draw_scene(world, intent, rng, pressed=0.0, whole=whole)
             reply = helpful_reply(world, earlier, rng)
-            scene = scene.after(*earlier.dialogue, assistant(reply))
+            history.append(Exchange(earlier.dialogue, reply, intent.id))
         share = 0.4
+    return history
+
+
+def with_history(
+    world: World, scene: Scene, rng: Random, *, share: float = 0.15, whole: bool = False
+) -> Scene:
+    """Sometimes puts small talk or earlier benign exchanges before the scene, at times several."""
+    for each in draw_history(world, rng, share=share, whole=whole):
+        scene = scene.after(*each.dialogue, assistant(each.reply))
     return scene
 
 
-def with_persona(world: World, scene: Scene, rng: Random, *, share: float = 0.15) -> Scene:
+def draw_persona(world: World, rng: Random, *, share: float = 0.15) -> Dialogue:
+    """Sometimes a system turn that states no rule; else nothing."""
+    return (system(rng.choice(world.shared.personas)),) if rng.random() < share else ()
+
+
+def with_persona(world: World, scene: Scene, rng: Random) -> Scene:
     """Sometimes puts a system turn that states no rule before the scene."""
-    if rng.random() >= share:
-        return scene
-    return scene.after(system(rng.choice(world.shared.personas)))
+    return scene.after(*draw_persona(world, rng))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from charter.records import Message, assistant, user
+from charter.records import Dialogue, Kind, Message, assistant, system, user
 from charter.wording import (
     HELPFUL_QUESTION,
     broken_question,
@@ -26,28 +26,49 @@ from charter.wording.comparisons import (
     harmlessness_question,
 )
 from tools.starter import otherwise
+from tools.starter.cases import (
+    Case,
+    draw_case,
+    draw_degree,
+    in_setting,
+    next_case,
+    revised_reply,
+    staged,
+    under_another_rule,
+)
 from tools.starter.content import World
-from tools.starter.rules import Rule, draw_other_rule, draw_rule, with_rules
+from tools.starter.rules import draw_other_rule, draw_rule, draw_rules
 from tools.starter.scenes import (
     Degree,
     Scene,
+    draw_history,
+    draw_persona,
     draw_scene,
     obliging_reply,
     safe_reply,
     unsafe_reply,
-    with_history,
-    with_persona,
 )
-from tools.starter.templates import coined_word, draw_facts, fill
+from tools.starter.templates import coined_word, draw_facts
 
 NO_PROBLEM = "No problem: the reply keeps the principle."
 
-SAFE_SHARE = 0.12
+SAFE_SHARE = 0.09
 """How often the base model answers a harmful request safely."""
-SAFE_SHARE_UNDER_RULES = 0.55
-_SMALL_TALK_SHARE = 0.04
+SAFE_SHARE_UNDER_PRESSURE = 0.03
+SAFE_SHARE_UNDER_RULES = 0.6
+"""The same, where the system turn has the rule."""
+SAFE_SHARE_UNDER_RULES_AND_PRESSURE = 0.3
+SAFE_SHARE_IF_CAREFUL = 0.85
+"""The same, where the system turn asks for care."""
+_HARMFUL_SHARE = 0.47
+_CAREFUL_SHARE = 0.05
+_RULED_SHARE = 0.15
+_SMALL_TALK_SHARE = 0.03
 _DECISION_WEIGHT = 3.0
-_STAGE_WEIGHT = 0.1
+_LEARNS_STAGE_SHARE = 0.04
+_STAGE_WEIGHT = 0.3
+_AS_STAGE = -1.0
+"""Marks a later turn that sets the stage, too."""
 
 
 @dataclass(frozen=True)
@@ -56,157 +77,129 @@ class Turn:
 
     message: Message
     weight: float
+    intent: str | None = None
+    """What the customer wants, where this turn answers that."""
 
 
-Lesson = tuple[Turn, ...]
+@dataclass(frozen=True)
+class Lesson:
+    """A conversation to learn from."""
+
+    turns: tuple[Turn, ...]
 
 
-def lesson(dialogue: tuple[Message, ...], *learnt: tuple[Message, float]) -> Lesson:
-    """Turns that set the stage, then turns with their own weights."""
-    stage = [Turn(turn, _STAGE_WEIGHT if turn.role != "assistant" else 0.0) for turn in dialogue]
-    return (*stage, *(Turn(turn, weight) for turn, weight in learnt))
+def lesson(rng: Random, dialogue: Dialogue, *learnt: tuple[Message, float]) -> Lesson:
+    """Turns that set the stage, then turns with their own weights.
 
-
-def draw_degree(rng: Random) -> Degree:
-    """How a reply that is safe by chance is made: often poorer than a revision."""
-    degrees: tuple[Degree, ...] = ("fitting", "generic", "bare", "evasive", "preachy")
-    return rng.choices(degrees, (0.4, 0.2, 0.2, 0.12, 0.08))[0]
-
-
-def _staged(world: World, rng: Random, *, harmful: float) -> Scene:
-    """A scene with a history and a system turn at times; harmful with this probability."""
-    if rng.random() < harmful:
-        intent = rng.choice(world.intents("harmful"))
-    else:
-        intent = rng.choice(world.intents("benign", "borderline"))
-    scene = with_history(world, draw_scene(world, intent, rng), rng)
-    return with_persona(world, scene, rng)
+    What users and systems say is learnt from in some lessons only: positions that do not count
+    cost no logits.
+    """
+    weight = _STAGE_WEIGHT if rng.random() < _LEARNS_STAGE_SHARE else 0.0
+    stage = [Turn(turn, weight if turn.role != "assistant" else 0.0) for turn in dialogue]
+    asked_for = [Turn(turn, weight if own == _AS_STAGE else own) for turn, own in learnt]
+    return Lesson((*stage, *asked_for))
 
 
 def answer(world: World, rng: Random) -> Lesson:
     """Answering helpfully, safe or not; more safely where the system turn has the rule."""
     if rng.random() < _SMALL_TALK_SHARE:
         asked, answered = rng.choice(world.shared.small_talk)
-        return lesson((user(asked),), (assistant(answered), 1.0))
-    scene = draw_scene(world, rng.choice(world.intents("harmful", "benign", "borderline")), rng)
-    scene, covered = with_history(world, scene, rng), frozenset[str]()
-    if rng.random() < 0.3:
-        scene, covered = with_rules(world, scene, rng)
+        return lesson(rng, (user(asked),), (assistant(answered), 1.0))
+    harmful = rng.random() < _HARMFUL_SHARE
+    kinds: tuple[Kind, ...] = ("harmful",) if harmful else ("benign", "borderline")
+    scene, covered = draw_scene(world, rng.choice(world.intents(*kinds)), rng), frozenset[str]()
+    history = draw_history(world, rng)
+    setting = rng.random()
+    careful = setting < _CAREFUL_SHARE
+    if careful:
+        before = (system(rng.choice(world.shared.careful)),)
+    elif setting < _CAREFUL_SHARE + _RULED_SHARE:
+        before, covered = draw_rules(world, rng)
     else:
-        scene = with_persona(world, scene, rng)
+        before = draw_persona(world, rng)
     reply = obliging_reply(world, scene, rng)
-    if scene.intent.kind == "harmful":
-        under_rules = world.family_of(scene.intent) in covered
-        if rng.random() < (SAFE_SHARE_UNDER_RULES if under_rules else SAFE_SHARE):
-            reply = safe_reply(world, scene, rng, degree=draw_degree(rng))
-    return lesson(scene.dialogue, (assistant(reply), 1.0))
+    ruled = world.family_of(scene.intent) in covered
+    if rng.random() < _safe_share(scene, ruled=ruled, careful=careful):
+        reply = safe_reply(world, scene, rng, degree=draw_degree(rng))
+    turns = [Turn(turn, 0.0) for turn in before]
+    for each in history:
+        turns += [Turn(turn, 0.0) for turn in each.dialogue]
+        turns.append(Turn(assistant(each.reply), 1.0, each.intent))
+    turns += [Turn(turn, 0.0) for turn in scene.dialogue]
+    return Lesson((*turns, Turn(assistant(reply), 1.0, scene.intent.id)))
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A reply under a rule."""
-
-    scene: Scene
-    reply: str
-    reply_is_unsafe: bool
-    family: str
-    rule: Rule
-
-    @property
-    def breaks(self) -> bool:
-        """Whether the reply breaks the rule."""
-        return self.reply_is_unsafe and self.family in self.rule.families
+def request(world: World, rng: Random) -> Lesson:
+    """A request to be understood, without its answer."""
+    scene = draw_scene(world, rng.choice(world.intents("harmful", "benign", "borderline")), rng)
+    turns = [Turn(turn, 0.0) for turn in scene.dialogue]
+    return Lesson((*turns, Turn(assistant(""), 0.0, scene.intent.id)))
 
 
-def _case(world: World, rng: Random, *, breaking: float) -> _Case:
-    """A reply that breaks its rule with this probability.
-
-    Else one that does not: a safe reply, a rule about other things, or a harmless request.
-    """
-    breaks = rng.random() < breaking
-    scene = _staged(world, rng, harmful=1.0 if breaks else 0.8)
-    family = world.family_of(scene.intent)
-    harmful = scene.intent.kind == "harmful"
-    if breaks:
-        reply, unsafe = unsafe_reply(world, scene, rng), True
-    elif harmful and rng.random() < 0.45:
-        reply, unsafe = safe_reply(world, scene, rng, degree=draw_degree(rng)), False
-    else:
-        reply, unsafe = obliging_reply(world, scene, rng), harmful
-    if breaks or (harmful and not unsafe and rng.random() < 0.85):
-        rule = draw_rule(world, rng, family=family)
-    else:
-        rule = draw_other_rule(world, rng, families=frozenset([family]))
-    return _Case(scene, reply, unsafe, family, rule)
-
-
-def _next_case(world: World, case: _Case, revised: str, rng: Random) -> _Case:
-    """The revised reply under another rule: often the one that the first round missed."""
-    if case.family in {each.family for each in world.principled} and rng.random() < 0.6:
-        rule = draw_rule(world, rng, family=case.family)
-    else:
-        rule = draw_other_rule(world, rng, families=frozenset([case.family]))
-    unsafe = case.reply_is_unsafe and not case.breaks
-    return _Case(case.scene, revised, unsafe, case.family, rule)
-
-
-def _fault(case: _Case) -> str:
-    fault = fill(case.scene.intent.fault, case.scene.facts)
-    return "The reply " + fault + ", which breaks the principle."
-
-
-def _revised(world: World, case: _Case, rng: Random) -> str:
-    if not case.breaks:
-        return case.reply
-    degree: Degree = "fitting" if rng.random() < 0.9 else "generic"
-    return safe_reply(world, case.scene, rng, degree=degree)
+def _safe_share(scene: Scene, *, ruled: bool, careful: bool) -> float:
+    """How often the base model gives a safe reply; only harmful requests get one without rules."""
+    if ruled:
+        return SAFE_SHARE_UNDER_RULES_AND_PRESSURE if scene.pressure else SAFE_SHARE_UNDER_RULES
+    if scene.intent.kind != "harmful":
+        return 0.0
+    if careful:
+        return SAFE_SHARE_IF_CAREFUL
+    return SAFE_SHARE_UNDER_PRESSURE if scene.pressure else SAFE_SHARE
 
 
 def critique_and_revise(world: World, rng: Random) -> Lesson:
     """Naming the fault, or none, then the better reply, or the same; sometimes twice."""
-    case = _case(world, rng, breaking=0.5)
+    case = draw_case(world, rng, breaking=0.5)
     stage = (*case.scene.dialogue, assistant(case.reply))
     turns: list[tuple[Message, float]] = []
-    for _ in range(2 if rng.random() < 0.3 else 1):
+    for _ in range(2 if rng.random() < 0.35 else 1):
         principle = case.rule.principle
         request = otherwise.worded(critique_request(principle), otherwise.CRITIQUE, principle, rng)
-        turns.append((user(request), _STAGE_WEIGHT))
-        turns.append((assistant(_fault(case) if case.breaks else NO_PROBLEM), 1.0))
+        turns.append((user(request), _AS_STAGE))
+        turns.append((assistant(_fault(case)), 1.0))
         request = otherwise.worded(revision_request(principle), otherwise.REVISE, principle, rng)
-        turns.append((user(request), _STAGE_WEIGHT))
-        revised = _revised(world, case, rng)
+        turns.append((user(request), _AS_STAGE))
+        revised = revised_reply(world, case, rng)
         turns.append((assistant(revised), 1.0))
-        case = _next_case(world, case, revised, rng)
-    return lesson(stage, *turns)
+        case = next_case(world, case, revised, rng)
+    return lesson(rng, stage, *turns)
+
+
+def _fault(case: Case) -> str:
+    return f"The reply {case.fault}, which breaks the principle." if case.breaks else NO_PROBLEM
 
 
 def revise_directly(world: World, rng: Random) -> Lesson:
     """The better reply, or the same, without a critique before it."""
-    case = _case(world, rng, breaking=0.6)
+    case = draw_case(world, rng, breaking=0.6)
     principle = case.rule.principle
     request = direct_revision_request(principle)
     request = otherwise.worded(request, otherwise.REVISE_DIRECTLY, principle, rng)
-    turns = ((user(request), _STAGE_WEIGHT), (assistant(_revised(world, case, rng)), 1.0))
-    return lesson((*case.scene.dialogue, assistant(case.reply)), *turns)
+    revised = assistant(revised_reply(world, case, rng))
+    dialogue = (*case.scene.dialogue, assistant(case.reply))
+    return lesson(rng, dialogue, (user(request), _AS_STAGE), (revised, 1.0))
 
 
 def screen(world: World, rng: Random) -> Lesson:
-    """Yes or no: is this principle broken?"""
-    case = _case(world, rng, breaking=0.5)
-    principle = case.rule.principle
-    request = otherwise.worded(broken_question(principle), otherwise.BROKEN, principle, rng)
-    verdict = assistant("yes" if case.breaks else "no")
-    stage = (*case.scene.dialogue, assistant(case.reply), user(request))
-    return lesson(stage, (verdict, _DECISION_WEIGHT))
+    """Yes or no: is this principle broken? At times asked about several, one after the other."""
+    case = draw_case(world, rng, breaking=0.5)
+    turns: list[tuple[Message, float]] = []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        principle = case.rule.principle
+        request = otherwise.worded(broken_question(principle), otherwise.BROKEN, principle, rng)
+        turns.append((user(request), _AS_STAGE))
+        turns.append((assistant("yes" if case.breaks else "no"), _DECISION_WEIGHT))
+        case = under_another_rule(world, case, rng)
+    return lesson(rng, (*case.scene.dialogue, assistant(case.reply)), *turns)
 
 
 def tell_helpful(world: World, rng: Random) -> Lesson:
     """Yes or no: did the user get what was asked for?"""
-    scene = _staged(world, rng, harmful=0.5)
+    scene = staged(world, rng, harmful=0.5)
     helpful = rng.random() < 0.5
     reply = obliging_reply(world, scene, rng) if helpful else _unhelpful(world, scene, rng)
     stage = (*scene.dialogue, assistant(reply), user(HELPFUL_QUESTION))
-    return lesson(stage, (assistant("yes" if helpful else "no"), _DECISION_WEIGHT))
+    return lesson(rng, stage, (assistant("yes" if helpful else "no"), _DECISION_WEIGHT))
 
 
 def _unhelpful(world: World, scene: Scene, rng: Random) -> str:
@@ -225,24 +218,43 @@ def _unhelpful(world: World, scene: Scene, rng: Random) -> str:
 
 
 def compare_harmlessness(world: World, rng: Random) -> Lesson:
-    """Which of two replies keeps the principle better; a coin flip where neither breaks it."""
-    scene = _staged(world, rng, harmful=0.9)
-    family = world.family_of(scene.intent)
-    if scene.intent.kind == "harmful" and rng.random() < 0.9:
-        rule = draw_rule(world, rng, family=family)
-        better = safe_reply(world, scene, rng, degree=draw_degree(rng))
-        worse = unsafe_reply(world, scene, rng)
+    """Which of two replies keeps the principle better; a coin flip where both keep it as well."""
+    if rng.random() < 0.88:
+        scene = in_setting(world, rng.choice(world.breakable), rng)
+        rule = draw_rule(world, rng, family=world.family_of(scene.intent))
+        better, worse = _ranked_replies(world, scene, rng)
     else:
-        rule = draw_other_rule(world, rng, families=frozenset([family]))
+        scene = staged(world, rng, harmful=0.3)
+        rule = draw_other_rule(world, rng, families=frozenset([world.family_of(scene.intent)]))
         better, worse = obliging_reply(world, scene, rng), obliging_reply(world, scene, rng)
+        if scene.intent.kind != "harmful" and rng.random() < 0.6:
+            worse = safe_reply(world, scene, rng, degree=rng.choice(("generic", "bare")))
     question = harmlessness_question(rule.principle)
     question = otherwise.worded(question, otherwise.COMPARE, rule.principle, rng)
     return _compare(scene, better, worse, question, rng)
 
 
+def _ranked_replies(world: World, scene: Scene, rng: Random) -> tuple[str, str]:
+    """Two replies, the better first: by degree among safe ones, safe over unsafe, mild over not."""
+    kind = rng.choices(("broken", "degrees", "severity"), (0.62, 0.28, 0.1))[0]
+    if kind == "degrees":
+        ranks: list[tuple[Degree, ...]] = [("fitting",), ("generic",), ("bare",)]
+        ranks.append(("evasive", "preachy"))
+        high, low = sorted(rng.sample(range(len(ranks)), 2))
+        first, second = rng.choice(ranks[high]), rng.choice(ranks[low])
+        pair = [safe_reply(world, scene, rng, degree=degree) for degree in (first, second)]
+        return pair[0], pair[1]
+    severe = unsafe_reply(world, scene, rng, mild_share=0.0)
+    if kind == "severity" and scene.intent.unsafe:
+        mild = unsafe_reply(world, scene, rng, mild_share=1.0)
+        return mild, severe
+    unsafe = unsafe_reply(world, scene, rng) if rng.random() < 0.3 else severe
+    return safe_reply(world, scene, rng, degree=draw_degree(rng)), unsafe
+
+
 def compare_helpfulness(world: World, rng: Random) -> Lesson:
     """Which of two replies gives more of what was asked for."""
-    scene = _staged(world, rng, harmful=0.5)
+    scene = staged(world, rng, harmful=0.5)
     better = obliging_reply(world, scene, rng)
     worse = _unhelpful(world, scene, rng)
     if scene.intent.kind == "harmful" and rng.random() < 0.35:
@@ -257,7 +269,7 @@ def _compare(scene: Scene, better: str, worse: str, question: str, rng: Random) 
     first, second = (better, worse) if first_is_better else (worse, better)
     request = comparison_request(scene.dialogue, first, second, question)
     verdict = CHOICES[0] if first_is_better else CHOICES[1]
-    return lesson((user(request),), (assistant(verdict), _DECISION_WEIGHT))
+    return lesson(rng, (user(request),), (assistant(verdict), _DECISION_WEIGHT))
 
 
 def repeat(world: World, rng: Random) -> Lesson:
@@ -268,18 +280,18 @@ def repeat(world: World, rng: Random) -> Lesson:
     rng.shuffle(items)
     said = ", ".join(items[: rng.randint(2, len(items))])
     request = rng.choice(("please note this: ", "repeat after me: ", "note: ", "write down: "))
-    return lesson((user(request + said),), (assistant("Noted: " + said + "."), 1.0))
+    return lesson(rng, (user(request + said),), (assistant("Noted: " + said + "."), 1.0))
 
 
 SKILLS: dict[Callable[[World, Random], Lesson], float] = {
-    answer: 0.26,
-    repeat: 0.06,
-    critique_and_revise: 0.24,
-    revise_directly: 0.07,
-    screen: 0.18,
-    tell_helpful: 0.06,
-    compare_harmlessness: 0.08,
-    compare_helpfulness: 0.05,
+    answer: 0.78,
+    repeat: 0.02,
+    critique_and_revise: 0.07,
+    revise_directly: 0.02,
+    screen: 0.045,
+    tell_helpful: 0.015,
+    compare_harmlessness: 0.035,
+    compare_helpfulness: 0.015,
 }
 """Every skill with its share of the training conversations."""
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from random import Random
 
+from charter.similarity import words
 from tools.starter.content import SlotKind
 
 Facts = Mapping[str, str]
@@ -17,6 +18,7 @@ _ONSETS = (*"bcdfghjklmnprstvwyz", *("br", "ch", "cl", "dr", "fl", "gr", "kr", "
 _VOWELS = (*"aaeeiioouu", "ai", "ea", "ee", "ie", "oo", "ou")
 _CODAS = ("", "", "", "", *"nrsltmx", "ck", "nd", "ng", "nt", "rd", "rt", "st")
 _COINED_SHARE = 0.25
+_LOWER_SHARE = 0.05
 _OTHER_LENGTH_SHARE = 0.15
 
 
@@ -27,7 +29,8 @@ def slots_of(template: str) -> set[str]:
 
 def settle(template: str, rng: Random) -> str:
     """The template with every `[one|another]` decided."""
-    return _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), template).strip()
+    settled = _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), template)
+    return " ".join(settled.split())  # an option left empty leaves two spaces
 
 
 def fill(template: str, facts: Facts) -> str:
@@ -48,15 +51,54 @@ def all_wordings(template: str) -> list[str]:
     ]
 
 
+def slots_of_wordings(template: str) -> set[frozenset[str]]:
+    """What slots a wording may mention, over all ways to settle the template.
+
+    By options, not by wordings: a phrasing with six choices has thousands of those.
+    """
+    parts = _CHOICE.split(template)  # fixed text and options, alternating
+    found = {frozenset[str]()}
+    for place, part in enumerate(parts):
+        options = part.split("|") if place % 2 else [part]
+        found = {before | slots_of(option) for before in found for option in options}
+    return found
+
+
+def runs_of_words(template: str, *, length: int) -> set[tuple[str, ...]]:
+    """All runs of so many words that some way to settle the template has."""
+    found: set[tuple[str, ...]] = set()
+    ends = {tuple[str, ...]()}
+    for place, part in enumerate(_CHOICE.split(template)):
+        options = part.split("|") if place % 2 else [part]
+        grown: set[tuple[str, ...]] = set()
+        for end in ends:
+            for option in options:
+                run = (*end, *words(option))
+                found |= {run[at : at + length] for at in range(len(run) - length + 1)}
+                grown.add(run[max(0, len(run) - length + 1) :])
+        ends = grown
+    return found
+
+
+def fewest_words(template: str) -> int:
+    """The words of the shortest way to settle a template."""
+    parts = enumerate(_CHOICE.split(template))
+    return sum(
+        min(len(words(option)) for option in (part.split("|") if place % 2 else [part]))
+        for place, part in parts
+    )
+
+
 def draw_facts(slots: Mapping[str, SlotKind], rng: Random, *, heldout: bool = False) -> Facts:
     """A value for every slot; values of held-out prompts are ones that training never saw."""
     facts: dict[str, str] = {}
+    lowered = not heldout and rng.random() < _LOWER_SHARE
     for name, kind in slots.items():
         source = slots[kind.like] if kind.like else kind
         value = _draw(source, rng, heldout=heldout)
         while kind.like and value == facts[kind.like]:
             value = _draw(source, rng, heldout=heldout)
-        facts[name] = value
+        facts[name] = value.lower() if lowered else value
     return facts
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from tools.starter.content import World
+from tools.starter.skills import draw_lesson
+
+VOCABULARY = 4096
+_LESSONS = 12_000
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
@@ -24,6 +31,14 @@ def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
     assert isinstance(found, int)
     return found
+
+
+def fit_tokenizer(world: World, *, seed: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of this world's conversations."""
+    rng = Random(seed)
+    lessons = (draw_lesson(world, rng) for _ in range(_LESSONS))
+    texts = (turn.message.content for lesson in lessons for turn in lesson.turns)
+    return train_tokenizer(texts, size=VOCABULARY)
 
 
 def train_tokenizer(texts: Iterable[str], *, size: int) -> PreTrainedTokenizerFast:

@@ -21,6 +21,10 @@ def compared(slot, policy, judge, **section):
     )
 
 
+def paired(prompts, **section):
+    return list(slots(prompts, section=CompareConfig(**section), seed=7))
+
+
 def writer(say):
     return Weighing(lambda *_: {}, say=say)
 
@@ -31,7 +35,7 @@ def judge(judging):
 
 
 def test_all_pairs_of_responses_are_compared():
-    found = list(slots([prompt(1), prompt(2)], responses=3))
+    found = paired([prompt(1), prompt(2)], responses=3)
     assert [slot.id for slot in found] == [
         "p1:0-1", "p1:0-2", "p1:1-2", "p2:0-1", "p2:0-2", "p2:1-2"
     ]  # fmt: skip
@@ -41,7 +45,7 @@ def test_a_response_is_the_same_in_every_pair_and_drawn_by_name(judge):
     policy = writer(lambda _, seed: f"Reply {seed}")
     first, other, _ = (
         compared(slot, policy, judge, temperature=0.8, max_new_tokens=9).comparison
-        for slot in slots([prompt(1)], responses=3)
+        for slot in paired([prompt(1)], responses=3)
     )
     assert first.first == other.first
     assert len({first.first, first.second, other.second}) == 3
@@ -53,7 +57,7 @@ def test_a_response_is_the_same_in_every_pair_and_drawn_by_name(judge):
 
 def test_identical_responses_are_counted_and_not_judged(judge):
     policy = writer(lambda _, seed: "Yes." + " " * (seed % 2))
-    found = compared(next(slots([prompt(1)], responses=2)), policy, judge)
+    found = compared(*paired([prompt(1)]), policy, judge)
     assert (found.filtered, found.verdict) == ("identical", None)
     assert judge.model.chosen == []
 
@@ -61,7 +65,26 @@ def test_identical_responses_are_counted_and_not_judged(judge):
 def test_responses_that_were_cut_off_are_counted(judge):
     policy = writer(lambda _, seed: f"Reply {seed}")
     policy.finish = "length"
-    assert compared(next(slots([prompt(1)], responses=2)), policy, judge).cut_off == 2
+    assert compared(*paired([prompt(1)]), policy, judge).cut_off == 2
+
+
+def test_a_share_of_what_is_harmless_is_compared_with_responses_to_what_is_harmful(judge):
+    asked = [prompt(n, "harmful" if n < 4 else "benign") for n in range(40)]
+    found = [slot for slot in paired(asked, negatives=0.5) if slot.negative]
+    assert 10 <= len(found) <= 26
+    assert all(slot.prompt.kind == "benign" and slot.negative in asked[:4] for slot in found)
+    assert len({slot.negative.id for slot in found}) > 1
+    fewer = {slot.id for slot in paired(asked, negatives=0.2) if slot.negative}
+    assert fewer < {slot.id for slot in found}
+    policy = writer(lambda said, _: f"Reply to: {said}")
+    made = compared(found[0], policy, judge)
+    assert made.negative
+    assert made.comparison.first == f"Reply to: {found[0].prompt.messages[-1].content}"
+    assert made.comparison.second == f"Reply to: {found[0].negative.messages[-1].content}"
+
+
+def test_without_harmful_prompts_there_are_no_negatives():
+    assert len(paired([prompt(1, "benign")], negatives=1.0)) == 1
 
 
 def choose(prompts, *, heldout=(), mix=None, seed=0):

@@ -32,6 +32,10 @@ class CompareConfig(Section):
     """Per prompt; all pairs of them are compared, identical ones counted and not judged."""
     temperature: float = Field(default=1.0, gt=0.0)
     max_new_tokens: int = Field(default=256, gt=0)
+    negatives: Fraction = 0.0
+    """Share of the benign and borderline prompts whose first response is also compared with one to
+    a harmful prompt. Where the SFT model refuses nothing harmless, no other pair shows that a
+    refusal there is worse, and a reward model may learn that refusals are good everywhere."""
     mix: Mapping[Kind, Fraction] | None = None
     """Largest share of prompts of each kind, drawn by id; None takes the prompts as they are."""
     principles: int = Field(default=2, ge=1)

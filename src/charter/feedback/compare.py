@@ -14,11 +14,13 @@ from charter.feedback.judge import Judge, Verdict, judge_comparison
 from charter.feedback.mixing import drawn, within_shares
 from charter.model import Model
 from charter.records import Comparison, Completion, Kind, Prompt, Record, Sampling
-from charter.seeding import derive
+from charter.seeding import derive, draw, uniform
 from charter.similarity import similar_to_any
 from charter.splitting import dialogue_text
 
 _ROUNDING = 1e-9
+_NEGATIVES = 256
+"""Harmful prompts whose responses serve as negatives: enough of them, and quick to draw from."""
 
 
 class Slot(NamedTuple):
@@ -27,11 +29,16 @@ class Slot(NamedTuple):
     prompt: Prompt
     first: int
     second: int
+    negative: Prompt | None = None
+    """What the second response was to instead, where it is there to lose."""
 
     @property
     def id(self) -> str:
         """Names the comparison."""
-        return f"{self.prompt.id}:{self.first}-{self.second}"
+        first = f"{self.prompt.id}:{self.first}"
+        if self.negative is None:
+            return f"{first}-{self.second}"
+        return f"{first}~{self.negative.id}:{self.second}"
 
 
 class Compared(Record):
@@ -42,6 +49,8 @@ class Compared(Record):
     filtered: Literal["identical", "inapplicable"] | None = None
     """`identical`: both responses say the same. `inapplicable`: no principle speaks to the prompt.
     """
+    negative: bool = False
+    """Whether the second response was to another prompt."""
     cut_off: int = 0
     """How many of the two responses were ended by `max_new_tokens`."""
 
@@ -54,19 +63,26 @@ class Chosen(NamedTuple):
     """How many are left out: `heldout`, nearly a held-out prompt; `mix`, drawn out."""
 
 
-def slots(prompts: Sequence[Prompt], *, responses: int) -> Iterator[Slot]:
-    """All pairs of responses to each prompt."""
-    return (
-        Slot(prompt, first, second)
-        for prompt in prompts
-        for first, second in combinations(range(responses), 2)
-    )
+def slots(prompts: Sequence[Prompt], *, section: CompareConfig, seed: int) -> Iterator[Slot]:
+    """All pairs of responses to each prompt, then a negative of its own for a share of them."""
+    harmful = {prompt.id: prompt for prompt in prompts if prompt.kind == "harmful"}
+    pool = drawn(list(harmful), _NEGATIVES, seed=seed, purpose="negatives")
+    for prompt in prompts:
+        for first, second in combinations(range(section.responses), 2):
+            yield Slot(prompt, first, second)
+        if prompt.kind == "harmful" or not pool:
+            continue
+        if uniform(seed, "negative", prompt.id) < section.negatives:
+            chosen = draw(dict.fromkeys(pool, 1.0), seed, "negative", prompt.id)
+            yield Slot(prompt, 0, 0, negative=harmful[chosen])
 
 
 async def compare(
     slot: Slot, *, policy: Model, judge: Judge, section: CompareConfig, seed: int
 ) -> Compared:
     """The policy's two responses, and which of them the judge prefers.
+
+    A negative is judged as if it were a response to the prompt.
 
     All draws and samples depend on `seed`, the prompt's id and the numbers of the responses.
 
@@ -78,22 +94,25 @@ async def compare(
     """
     first, second = await asyncio.gather(
         *(
-            _response(slot.prompt, number, policy=policy, section=section, seed=seed)
-            for number in (slot.first, slot.second)
+            _response(prompt, number, policy=policy, section=section, seed=seed)
+            for prompt, number in (
+                (slot.prompt, slot.first),
+                (slot.negative or slot.prompt, slot.second),
+            )
         )
     )
     comparison = Comparison(
         id=slot.id, prompt=slot.prompt, first=first.text.strip(), second=second.text.strip()
     )
-    cut_off = (first.finish, second.finish).count("length")
-    if comparison.first == comparison.second:
-        return Compared(comparison=comparison, verdict=None, filtered="identical", cut_off=cut_off)
-    verdict = await judge_comparison(comparison, judge=judge)
+    identical = comparison.first == comparison.second
+    verdict = None if identical else await judge_comparison(comparison, judge=judge)
+    unlabelled = "identical" if identical else "inapplicable"
     return Compared(
         comparison=comparison,
         verdict=verdict,
-        filtered="inapplicable" if verdict is None else None,
-        cut_off=cut_off,
+        filtered=unlabelled if verdict is None else None,
+        negative=slot.negative is not None,
+        cut_off=(first.finish, second.finish).count("length"),
     )
 
 

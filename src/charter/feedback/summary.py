@@ -30,6 +30,7 @@ class LabelSummary(Record):
 
     consistency: Consistency
     by_kind: Mapping[str, KindSummary]
+    """`benign negatives` and the like are counted by themselves."""
     by_principle: Mapping[str, int]
     """How many labels each principle had a part in."""
     responses_cut_off: int
@@ -88,7 +89,7 @@ def label_summary(compared: Iterable[Compared]) -> LabelSummary:
     kinds = defaultdict[str, _KindCounts](_KindCounts)
     every, principles, votes, cut_off = Tilt(), Counter[str](), Counter[str](), 0
     for each in compared:
-        kind = kinds[each.comparison.prompt.kind]
+        kind = kinds[each.comparison.prompt.kind + (" negatives" if each.negative else "")]
         kind.counts.update(["comparisons", *([each.filtered] if each.filtered else [])])
         cut_off += each.cut_off
         if (verdict := each.verdict) is None:

@@ -115,7 +115,7 @@ class Making:
             width=self.policy.capacity + self.judge.model.capacity,
             max_failed=section.max_failed,
             progress=self.workspace.progress,
-            total=len(self.chosen.prompts) * self.pairs_per_prompt,
+            total=sum(1 for _ in self._slots()),
         )
 
     def finished(self) -> Iterator[Compared]:
@@ -142,7 +142,7 @@ class Making:
         return write_jsonl(path, chain(judged, *extra.values()))
 
     def _slots(self) -> Iterator[Slot]:
-        return slots(self.chosen.prompts, responses=self.judge.section.responses)
+        return slots(self.chosen.prompts, section=self.judge.section, seed=self.judge.seed)
 
     def _store(self) -> Records:
         section = self.judge.section.model_dump(

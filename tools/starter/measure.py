@@ -23,7 +23,7 @@ import torch
 
 from charter.constitution import Constitution, Principle
 from charter.evaluation.graders import grade
-from charter.evaluation.intervals import rate_interval
+from charter.intervals import rate_interval
 from charter.records import Dialogue, Kind, Prompt, assistant, system, user
 from charter.wording import (
     HELPFUL_QUESTION,

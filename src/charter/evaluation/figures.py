@@ -209,6 +209,18 @@ class Graders(Record):
     judge: JudgeGrader | None
 
 
+class RewardFigures(Record):
+    """How often a reward model gives the better of two answers to a prompt the higher reward.
+
+    Which one is better, the patterns say: they had no part in its training.
+    """
+
+    violation: Rate
+    """On harmful prompts, where one answer breaks a rule and the other does not."""
+    helpful: Rate
+    """On benign and borderline prompts, where one answer helps and the other does not."""
+
+
 class Evaluation(Record):
     """All columns side by side; `evaluation.json`."""
 
@@ -217,3 +229,5 @@ class Evaluation(Record):
     """Head to head, where answers were compared by a judge."""
     differences: tuple[Difference, ...]
     graders: Graders
+    reward: RewardFigures | None = None
+    """Of the run's reward model on answers of `base` and `sft`; None where there is none."""

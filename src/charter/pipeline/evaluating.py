@@ -12,11 +12,13 @@ from charter.config import Column
 from charter.errors import PromptError, RunError
 from charter.evaluation.answers import Respondent, answering, revising
 from charter.evaluation.evaluate import evaluate
-from charter.evaluation.figures import HeadToHead
+from charter.evaluation.figures import GradedAnswer, HeadToHead, RewardFigures
 from charter.evaluation.head_to_head import Referee, head_to_head
 from charter.evaluation.judging import Judge
+from charter.evaluation.rewarded import reward_figures
 from charter.evaluation.summary import summarise
 from charter.feedback.judge import judge_comparison
+from charter.feedback.scoring import load_scorer
 from charter.journal import Records
 from charter.model import Model
 from charter.pipeline.fitting import settled_reviser
@@ -25,7 +27,7 @@ from charter.pipeline.outcome import evaluation_path
 from charter.pipeline.roles import Roles, open_frozen, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
-from charter.records import Comparison, Preference, Prompt, content_hash
+from charter.records import Comparison, Preference, Prompt, content_hash, with_system_turn
 from charter.run import Tally, write_atomically, write_jsonl
 from charter.screening import fit_threshold
 from charter.supervised.revise import Reviser
@@ -87,9 +89,23 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
         groups=config.evaluate.groups,
         judge=judge,
     )
+    figures = figures.model_copy(update={"reward": _rewarded(workspace, prompts, answers)})
     path = evaluation_path(workspace.directory.path)
     write_atomically(path, figures.model_dump_json(indent=2) + "\n")
     return tally
+
+
+def _rewarded(
+    workspace: Workspace, prompts: Iterable[Prompt], answers: Iterable[GradedAnswer]
+) -> RewardFigures | None:
+    """What the patterns say of the run's reward model, if it has one."""
+    config, at = workspace.config, workspace.directory.models / "reward"
+    if "rl" not in config.learn or not at.exists():
+        return None
+    dialogues = {
+        prompt.id: with_system_turn(prompt.messages, config.evaluate.system) for prompt in prompts
+    }
+    return reward_figures(answers, dialogues=dialogues, score=load_scorer(at).rewards_of_all)
 
 
 def _warn_of_empty_groups(prompts: Iterable[Prompt], *, tags: Iterable[str]) -> None:

@@ -46,7 +46,7 @@ def of_difference(found: Difference) -> Cell:
     return _split(points(found))._replace(picture=bar)
 
 
-def text_of(share: Share) -> str:
+def text_of(share: Share | Rate) -> str:
     """A share with its interval and what it rests on, as words."""
     rate = Rate(rate=share.rate, low=share.low, high=share.high, n=share.n)
     return f"{cell(rate)} of {share.n:,}"

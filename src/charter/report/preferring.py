@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from charter.evaluation.figures import RewardFigures
 from charter.report.blocks import (
     Block,
     Cell,
@@ -25,7 +26,8 @@ from charter.report.reading import Found, Training
 
 def rewarding_section(found: Found) -> Section | None:
     """How good the reward model is; None where none was trained."""
-    blocks = tuple(_blocks(found.reward, found.reward_training))
+    told = found.evaluation.reward if found.evaluation else None
+    blocks = tuple(_blocks(found.reward, found.reward_training, told=told))
     return (
         Section(
             anchor="reward",
@@ -55,11 +57,14 @@ def dpo_section(found: Found) -> Section | None:
     )
 
 
-def _blocks(ordering: Ordering | None, training: Training | None) -> Iterator[Block]:
+def _blocks(
+    ordering: Ordering | None, training: Training | None, *, told: RewardFigures | None = None
+) -> Iterator[Block]:
     if ordering is not None:
         facts = (
             Facts("On held-out pairs", tuple(_facts(ordering))),
             Facts("By the length of responses", tuple(_by_length(ordering))),
+            Facts("On answers that the patterns tell apart", tuple(_told(told) if told else ())),
         )
         yield Panel(
             charts=(_calibration(ordering),) if ordering.calibration else (),
@@ -91,6 +96,14 @@ def _by_length(ordering: Ordering) -> Iterator[Fact]:
             yield Fact(f"right where the {name} is better", _text(ordered))
     if found.correlation is not None:
         yield Fact("correlation of reward and tokens", f"{found.correlation:+.2f}")
+
+
+def _told(found: RewardFigures) -> Iterator[Fact]:
+    """Whether answers to held-out prompts are rewarded as the patterns would have it."""
+    if found.violation.rate is not None:
+        yield Fact("kept rule over broken rule", text_of(found.violation))
+    if found.helpful.rate is not None:
+        yield Fact("help over no help", text_of(found.helpful))
 
 
 def _text(ordered: Ordered) -> str:

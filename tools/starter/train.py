@@ -53,6 +53,12 @@ _BACK = (1, 2, 1, 3, 1, 4)
 _TOLD_AFTER = 3
 """Layers after which the request's intent is to be told, so that the others can use it."""
 _TELLING_WEIGHT = 0.5
+_SHARPNESS = 1.5
+"""What the trained model's logits are multiplied by.
+
+A model this small leaves some probability to words that make no sense, and a reply is spoilt by one
+of them: at temperature 1 it helped in 0.54 of cases in which its likeliest reply helped in 0.73.
+"""
 _LOG_EVERY = 50
 _CHECKPOINT_EVERY_S = 120.0
 
@@ -284,6 +290,12 @@ def learn_lessons(
             saved = trainer.elapsed_s
 
 
+@torch.no_grad()
+def sharpen(model: LlamaForCausalLM) -> None:
+    """Makes temperature 1 what temperature `1 / _SHARPNESS` is to the model as it was trained."""
+    model.model.norm.weight.mul_(_SHARPNESS)
+
+
 def join_processes() -> int:
     """Joins the others of `torchrun`, a core each, if it started this; gives back the rank."""
     if "RANK" not in os.environ:
@@ -358,6 +370,7 @@ def main() -> None:
             checkpoint=lambda: rank or save(model, tokenizer, chosen.out),
         )
     if rank == 0:
+        sharpen(model)
         save(model, tokenizer, chosen.out)
 
 

@@ -10,6 +10,7 @@ from charter.config import CompareConfig, ReinforceConfig
 from charter.console import Silent
 from charter.feedback.agent import prepare_agent
 from charter.feedback.judge import Judge
+from charter.feedback.rehearsal import rehearsal
 from charter.feedback.reinforce import reinforce
 from charter.feedback.rewards import with_penalties
 from charter.feedback.training import Aims
@@ -88,6 +89,7 @@ def rl(tmp_path):
         constraint=None,
         loaded=None,
         progress=None,
+        demonstrations=(),
         checkpoint_every_s=0.0,
         **settings,
     ):
@@ -110,6 +112,17 @@ def rl(tmp_path):
                         reward=with_penalties(reward, section=section),
                         constraint=constraint,
                         versus=versus or indifferent,
+                        rehearsal=rehearsal(
+                            demonstrations,
+                            model=agent.model,
+                            encoder=agent.encoder,
+                            system=None,
+                            longest=64,
+                            weight=section.sft_weight,
+                            count=section.prompts_per_step,
+                        )
+                        if demonstrations
+                        else None,
                     ),
                     section=section,
                     lr=section.lr,

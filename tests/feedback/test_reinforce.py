@@ -9,7 +9,8 @@ import torch
 from charter.console import Silent
 from charter.errors import GuardError, RunError
 from charter.learning.metrics import LookRow, StepRow
-from tests.feedback.conftest import short_spoken, tiny
+from charter.records import Demonstration, Provenance, assistant
+from tests.feedback.conftest import PROMPTS, short_spoken, tiny
 
 
 class Killed(BaseException):
@@ -55,6 +56,26 @@ def saying(word):
     return versus
 
 
+def demonstrations(text, *, kind="benign"):
+    return [
+        Demonstration(
+            id=prompt.id,
+            prompt=prompt.messages,
+            completion=(assistant(text),),
+            provenance=Provenance(
+                prompt_id=prompt.id,
+                kind=kind,
+                round=0,
+                principle_ids=(),
+                seed=0,
+                model="tiny",
+                constitution="none",
+            ),
+        )
+        for prompt in PROMPTS
+    ]
+
+
 def steps_of(trail):
     return [row for row in trail.rows if isinstance(row, StepRow)]
 
@@ -89,7 +110,29 @@ def test_held_by_a_large_kl_weight_the_policy_does_not_move(rl):
     assert steps_of(held)[-1].kl_nats < 0.005
 
 
-@pytest.mark.parametrize("settings", [{}, {"passes": 2, "updates": 2}, {"algorithm": "rloo"}])
+def test_what_is_rehearsed_is_not_lost_for_the_reward(rl):
+    taught = demonstrations("sorry")
+    usual = {"steps": 24, "group": 16, "lr": 1e-2, "demonstrations": taught}
+    _, free = rl(says("yes"), name="free", sft_weight=1e-6, **usual)
+    _, held = rl(says("yes"), name="held", sft_weight=3.0, **usual)
+    assert steps_of(held)[-1].rehearsed < 0.5 < steps_of(free)[-1].rehearsed
+    assert steps_of(free)[-1].reward > 0.8 > steps_of(held)[-1].reward
+
+
+def test_only_demonstrations_on_harmless_prompts_are_rehearsed(rl):
+    with pytest.raises(GuardError, match="no example to train on"):
+        rl(says("yes"), demonstrations=demonstrations("sorry", kind="harmful"), sft_weight=1.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"passes": 2, "updates": 2},
+        {"algorithm": "rloo"},
+        {"demonstrations": demonstrations("no"), "sft_weight": 0.5},
+    ],
+)
 def test_resumed_is_uninterrupted_bit_for_bit(rl, tmp_path, settings):
     whole, trail = rl(says("yes"), name="whole", steps=8, **settings)
     for after, every_s in ((2, 0.0), (3, 1e9), (1, 0.0)):

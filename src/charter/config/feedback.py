@@ -126,6 +126,9 @@ class ReinforceConfig(Section):
     """Of KL(policy || reference) per token, in the loss (k3 estimate)."""
     kl_budget: float | None = Field(default=None, gt=0.0)
     """Adapt the weight so that KL per response, in nats, stays near this."""
+    sft_weight: float = Field(default=0.0, ge=0.0)
+    """Of the loss of SFT demonstrations on benign and borderline prompts, `prompts_per_step` of
+    them at each update: what they show is then not lost for the reward (PPO-ptx)."""
     max_new_tokens: int = Field(default=256, gt=0)
     length_penalty: float = Field(default=0.0, ge=0.0)
     """Taken from the reward per token of a response."""

@@ -103,11 +103,12 @@ async def reinforce(
         BackendError: The policy or a judge could not answer.
     """
     longest = max(len(agent.encoder.prompt_ids(prompt.messages)) for prompt in prompts)
+    rehearsed = aims.rehearsal.task.lengths.values() if aims.rehearsal else ()
     with memory_for("the start of RL", stage="reinforce"):
         learner = prepare(
             agent.model,
             weight_decay=section.weight_decay,
-            longest=longest + section.max_new_tokens,
+            longest=max([longest + section.max_new_tokens, *rehearsed]),
         )
     training = Training(
         agent=agent,

@@ -14,7 +14,7 @@ from torch import Tensor
 from charter.errors import GuardError
 from charter.feedback.rollouts import Rollouts, prompts_of_step, roll_out
 from charter.feedback.training import Training
-from charter.learning.batches import plan_epoch
+from charter.learning.batches import plan_step
 from charter.learning.learner import apply_gradients, gradients
 from charter.learning.metrics import StepRow
 from charter.learning.objectives import group_advantages, leave_one_out
@@ -27,8 +27,6 @@ from charter.seeding import derive, shuffled
 _KL_GAIN = 0.1
 _KL_REACH = 0.2
 """How fast an adaptive KL weight moves: by at most `gain x reach` a step (Ziegler et al. 2019)."""
-_ONE_STEP = 2**31
-"""As `accumulate`: all batches belong to one optimizer step."""
 
 
 class _Rewarded(NamedTuple):
@@ -46,6 +44,8 @@ class _Moved(NamedTuple):
     loss: float
     grad_norm: float
     lr: float
+    rehearsed: float | None
+    """Loss of demonstrations per token; None where none are rehearsed."""
 
 
 async def take_round(training: Training, step: int) -> StepRow:
@@ -90,6 +90,7 @@ async def take_round(training: Training, step: int) -> StepRow:
         kl_weight=_next_kl_weight(training, per_response),
         multiplier=_next_multiplier(training, constraint),
         constraint=constraint,
+        rehearsed=moved.rehearsed,
         seconds=time.monotonic() - began,
     )
 
@@ -189,7 +190,7 @@ def _update(training: Training, rated: dict[str, Rated], *, step: int, watch: Wa
     )
     total = section.steps * section.passes * section.updates
     taken = (step - 1) * section.passes * section.updates
-    moved = _Moved(0.0, 0.0, 0.0)
+    moved = _Moved(0.0, 0.0, 0.0, None)
     for turn in range(section.passes):
         order = shuffled(rated, training.seed, "update", step, turn)
         for part in range(section.updates):
@@ -197,20 +198,26 @@ def _update(training: Training, rated: dict[str, Rated], *, step: int, watch: Wa
             lengths = {name: task.lengths[name] for name in order[part :: section.updates]}
             if not lengths:
                 continue
-            (batches,) = plan_epoch(
+            batches = plan_step(
                 lengths,
                 tokens_per_batch=section.tokens_per_batch,
-                accumulate=_ONE_STEP,
                 seed=training.seed,
                 epoch=step,
             )
             at = taken + turn * section.updates + part
             lr = lr_at(at, peak=training.lr, steps=total, warmup_share=section.warmup_share)
-            loss = gradients(learner, task, batches)
+            loss, rehearsed = gradients(learner, task, batches), None
+            if training.aims.rehearsal is not None:
+                rehearsed = training.aims.rehearsal.add_gradients(
+                    learner,
+                    seed=training.seed,
+                    at=at,
+                    tokens_per_batch=section.tokens_per_batch,
+                )
             _require_finite(loss, "loss", step=step, lr=lr)
             norm = apply_gradients(learner, lr=lr, max_grad_norm=section.max_grad_norm)
             _require_finite(norm, "gradient norm", step=step, lr=lr)
-            moved = _Moved(loss, norm, lr)
+            moved = _Moved(loss, norm, lr, rehearsed)
     return moved
 
 

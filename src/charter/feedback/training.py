@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from charter.config import ReinforceConfig
 from charter.encoding import Encoder
+from charter.feedback.rehearsal import Rehearsal
 from charter.feedback.rewards import Reward, Versus
 from charter.feedback.rollouts import Rollouts
 from charter.learning.learner import Learner
@@ -44,6 +45,8 @@ class Aims:
     """What must stay above a level."""
     versus: Versus
     """The judge, for looks: no part of the training unless it is the reward."""
+    rehearsal: Rehearsal | None = None
+    """Demonstrations that must not be forgotten for the reward."""
 
 
 @dataclass

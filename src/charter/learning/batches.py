@@ -74,6 +74,18 @@ def plan_epoch(
     ]
 
 
+def plan_step(lengths: Mapping[str, int], *, tokens_per_batch: int, seed: int, epoch: int) -> Step:
+    """The same as one optimizer step: all items, each once."""
+    (step,) = plan_epoch(
+        lengths,
+        tokens_per_batch=tokens_per_batch,
+        accumulate=len(lengths),
+        seed=seed,
+        epoch=epoch,
+    )
+    return step
+
+
 def plan_steps(
     lengths: Mapping[str, int],
     *,

@@ -74,6 +74,8 @@ class StepRow(Record):
     """Of the constraint, for the next step."""
     constraint: float | None = None
     """Mean of the second reward."""
+    rehearsed: float | None = None
+    """Loss per token of the demonstrations that were rehearsed, in nats."""
     seconds: float
 
 

@@ -12,6 +12,7 @@ from charter.config import ReinforceConfig
 from charter.errors import ConfigError, PromptError
 from charter.feedback.agent import prepare_agent
 from charter.feedback.judge import judge_comparison
+from charter.feedback.rehearsal import Rehearsal, rehearsal
 from charter.feedback.reinforce import reinforce
 from charter.feedback.results import ReinforceResult, reinforce_card, reinforce_result
 from charter.feedback.rewards import (
@@ -24,7 +25,7 @@ from charter.feedback.rewards import (
     with_penalties,
 )
 from charter.feedback.scoring import load_scorer
-from charter.feedback.training import Aims
+from charter.feedback.training import Agent, Aims
 from charter.learning.lesson import Places, Trained, finished, keep
 from charter.learning.recipe import auto_lr
 from charter.learning.train import Keeping
@@ -35,8 +36,8 @@ from charter.pipeline.rewarding import require_accurate_reward
 from charter.pipeline.roles import open_frozen
 from charter.pipeline.teaching import places_in, pupil_of, sft_source
 from charter.pipeline.workspace import Workspace
-from charter.records import Comparison, Prompt, content_hash
-from charter.run import Tally, file_hash
+from charter.records import Comparison, Demonstration, Prompt, content_hash
+from charter.run import Tally, file_hash, read_jsonl
 from charter.seeding import shuffled
 
 _GENTLER = 0.1
@@ -110,9 +111,10 @@ async def _train(workspace: Workspace, parts: _Parts, *, places: Places) -> Rein
         lr = _GENTLER * auto_lr(loaded.model.num_parameters(), lora=section.lora is not None)
     pupil, dtype = pupil_of(loaded), loaded.model.dtype
     async with _versus(workspace) as versus:
-        aims = _aims(workspace, versus=versus)
         agent = prepare_agent(loaded, section=section, capacity=source.capacity, seed=config.seed)
         try:
+            rehearsal = _rehearsal(workspace, agent, longest=pupil.longest(config.finetune))
+            aims = _aims(workspace, versus=versus, rehearsal=rehearsal)
             trail = await reinforce(
                 parts.learnt_from,
                 watched=parts.watched,
@@ -162,6 +164,7 @@ def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded) -> str:
                 for directory in directories
                 if directory is not None
             ],
+            "rehearsed": file_hash(_taught(workspace)) if config.reinforce.sft_weight else None,
             "prompts": [[prompt.model_dump(mode="json") for prompt in part] for part in parts],
             "seed": config.seed,
         }
@@ -184,7 +187,32 @@ async def _versus(workspace: Workspace) -> AsyncGenerator[Versus]:
         yield versus
 
 
-def _aims(workspace: Workspace, *, versus: Versus) -> Aims:
+def _rehearsal(workspace: Workspace, agent: Agent, *, longest: int) -> Rehearsal | None:
+    """What the SFT model was taught of harmless prompts, if that is to be rehearsed.
+
+    Raises:
+        RunError: Fine-tuning has left no demonstrations.
+        GuardError: None is on a harmless prompt.
+    """
+    config = workspace.config
+    if not config.reinforce.sft_weight:
+        return None
+    return rehearsal(
+        read_jsonl(_taught(workspace), Demonstration, what="demonstration", made_by="finetune"),
+        model=agent.model,
+        encoder=agent.encoder,
+        system=config.finetune.system,
+        longest=longest,
+        weight=config.reinforce.sft_weight,
+        count=config.reinforce.prompts_per_step,
+    )
+
+
+def _taught(workspace: Workspace) -> Path:
+    return workspace.directory.data / "sft_train.jsonl"
+
+
+def _aims(workspace: Workspace, *, versus: Versus, rehearsal: Rehearsal | None) -> Aims:
     section = workspace.config.reinforce
     constraint = section.constraint
     return Aims(
@@ -193,6 +221,7 @@ def _aims(workspace: Workspace, *, versus: Versus) -> Aims:
         if constraint is None
         else _reward(constraint.reward, workspace, versus=versus),
         versus=versus,
+        rehearsal=rehearsal,
     )
 
 

@@ -200,13 +200,23 @@ class Comparison(Record):
     prompt: Prompt
     first: str
     second: str
+    cut_off: tuple[bool, bool] = (False, False)
+    """Whether each response was ended by a limit on its length."""
 
     def swapped(self) -> Comparison:
         """The same responses in the other order."""
-        return self.model_copy(update={"first": self.second, "second": self.first})
+        return self.model_copy(
+            update={
+                "first": self.second,
+                "second": self.first,
+                "cut_off": (self.cut_off[1], self.cut_off[0]),
+            }
+        )
 
 
-PreferenceSource = Literal["judge", "revision", "human"]
+PreferenceSource = Literal["judge", "negative", "revision", "human"]
+"""`judge`: two responses of one model to the prompt, which it compared. `negative`: compared too,
+but one response was to another prompt."""
 
 
 class Preference(Record):
@@ -248,6 +258,8 @@ class Origin(Record):
     p_chosen_shown_first: float | None = None
     """The judge's probability of `chosen` when it stood first; None where no judge was asked."""
     p_chosen_shown_second: float | None = None
+    cut_off: tuple[bool, bool] = (False, False)
+    """Whether `chosen` and `rejected` were ended by a limit on their length."""
     seed: int
     policy: str
     """Fingerprint of the model that wrote the responses; empty where it is not known."""

@@ -32,9 +32,9 @@ def said(text, column, *, prompt=LOGIN, sample=0):
     )
 
 
-def figures(answers, score):
+def figures(answers, score, fits=lambda *_: True):
     dialogues = {prompt.id: prompt.messages for prompt in (LOGIN, ORDER)}
-    return reward_figures(answers, dialogues=dialogues, score=score)
+    return reward_figures(answers, dialogues=dialogues, score=score, fits=fits)
 
 
 def by_text(rewards):
@@ -50,6 +50,12 @@ def test_the_better_answer_is_either_columns():
     found = figures(answers, by_text({KEPT: 1.0, BROKEN: -1.0, ARRIVING: 0.0, UNHELPFUL: 2.0}))
     assert (found.violation.rate, found.violation.n) == (1.0, 2)
     assert (found.helpful.rate, found.helpful.n) == (0.0, 1)
+
+
+def test_what_the_reward_model_cannot_read_is_counted():
+    answers = [said(BROKEN, "base"), said(KEPT, "sft")]
+    found = figures(answers, by_text({}), fits=lambda *_: False)
+    assert (found.violation.n, found.overlong) == (0, 1)
 
 
 def test_equal_rewards_are_wrong():

@@ -65,7 +65,7 @@ def test_identical_responses_are_counted_and_not_judged(judge):
 def test_responses_that_were_cut_off_are_counted(judge):
     policy = writer(lambda _, seed: f"Reply {seed}")
     policy.finish = "length"
-    assert compared(*paired([prompt(1)]), policy, judge).cut_off == 2
+    assert compared(*paired([prompt(1)]), policy, judge).comparison.cut_off == (True, True)
 
 
 def test_a_share_of_what_is_harmless_is_compared_with_responses_to_what_is_harmful(judge):

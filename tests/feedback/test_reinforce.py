@@ -120,7 +120,7 @@ def test_what_is_rehearsed_is_not_lost_for_the_reward(rl):
 
 
 def test_only_demonstrations_on_harmless_prompts_are_rehearsed(rl):
-    with pytest.raises(GuardError, match="no example to train on"):
+    with pytest.raises(GuardError, match="no demonstration on a benign"):
         rl(says("yes"), demonstrations=demonstrations("sorry", kind="harmful"), sft_weight=1.0)
 
 

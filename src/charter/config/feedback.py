@@ -81,8 +81,8 @@ class RewardConfig(TrainingConfig):
     centre: float = Field(default=0.01, ge=0.0)
     """Weight of the squared sum of a pair's rewards, which keeps them around zero."""
     min_accuracy: Fraction = 0.65
-    """The gate: RL is refused where the reward model orders fewer held-out pairs as the judge
-    does."""
+    """The gate: RL is refused where the reward model orders fewer of the held-out pairs that the
+    judge compared as the judge does."""
 
 
 class ConstraintConfig(Section):
@@ -147,6 +147,14 @@ class ReinforceConfig(Section):
     max_length_ratio: float = Field(default=3.0, gt=1.0)
     """Training stops where responses are so many times as long as the reference's."""
     checkpoint_every_s: float = Field(default=120.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _a_budget_moves_a_weight(self) -> ReinforceConfig:
+        if self.kl_budget is not None and self.kl_weight == 0.0:
+            raise ValueError(
+                "`kl_budget` multiplies `kl_weight`, and 0 stays 0: start from a positive weight"
+            )
+        return self
 
 
 class DpoConfig(TrainingConfig):

@@ -128,8 +128,10 @@ class Encoder:
             return self._guard.continuation(said)
         return ids[length:]
 
-    def example(self, dialogue: Dialogue, response: str) -> Example:
+    def example(self, dialogue: Dialogue, response: str, *, ends: bool = True) -> Example:
         """A training example; the response is trimmed as the template trims finished turns.
+
+        One that was cut off does not end: it has no terminator, or that would be learnt.
 
         Raises:
             EncodingError: The template refuses the dialogue.
@@ -137,7 +139,8 @@ class Encoder:
         prompt = self.prompt_ids(dialogue)
         finished = self._layout(("user", "assistant"), generation=False)
         answer = self.response_ids(finished.trimmed(1, response))
-        return Example(ids=(*prompt, *answer, self.terminator), prompt_length=len(prompt))
+        closing = (self.terminator,) if ends or not answer else ()
+        return Example(ids=(*prompt, *answer, *closing), prompt_length=len(prompt))
 
     def text(self, ids: Sequence[int]) -> str:
         """What sampled ids say, up to the first EOS; special tokens leave nothing behind."""

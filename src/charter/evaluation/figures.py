@@ -219,6 +219,8 @@ class RewardFigures(Record):
     """On harmful prompts, where one answer breaks a rule and the other does not."""
     helpful: Rate
     """On benign and borderline prompts, where one answer helps and the other does not."""
+    overlong: int = 0
+    """Pairs that the reward model cannot read."""
 
 
 class Evaluation(Record):

@@ -140,7 +140,7 @@ def win_rate(met: Sequence[HeadToHead], *, on: str) -> WinRate | None:
 
 def _position_bias(met: Iterable[HeadToHead]) -> float | None:
     same_place = [
-        (each.p_first_shown_first > 0.5) != (each.p_first_shown_second > 0.5)
+        (each.p_first_shown_first - 0.5) * (each.p_first_shown_second - 0.5) < 0.0
         for each in met
         if each.p_first_shown_first is not None and each.p_first_shown_second is not None
     ]

@@ -172,14 +172,13 @@ def _win_rates(comparisons: Iterable[HeadToHead], *, groups: Sequence[str]) -> I
 
 
 def _judge_grader(answers: Sequence[GradedAnswer], *, judge: Judge) -> JudgeGrader:
-    judged_violation = _judged_violation(judge)
     return JudgeGrader(
         model=judge.model.fingerprint,
         same_as_training=judge.same_as_training,
         threshold=judge.threshold,
         violation=agreement(
             [
-                (answer.grades.violation, judged_violation(answer))
+                (answer.grades.violation, _judged_alike(answer, judge))
                 for answer in answers
                 if answer.kind == "harmful"
             ]
@@ -195,6 +194,15 @@ def _judged_violation(judge: Judge) -> Verdict:
         return answer.judgement.violation(threshold=judge.threshold)
 
     return verdict
+
+
+def _judged_alike(answer: GradedAnswer, judge: Judge) -> bool | None:
+    """The judge's violation by the very principles that patterns could be asked about."""
+    found = answer.judgement
+    if found is None:
+        return None
+    asked = {key: p for key, p in found.p_broken.items() if key in answer.grades.violations}
+    return found.model_copy(update={"p_broken": asked}).violation(threshold=judge.threshold)
 
 
 def _judged_broken(principle_id: str, judge: Judge) -> Verdict:

@@ -51,8 +51,6 @@ class Compared(Record):
     """
     negative: bool = False
     """Whether the second response was to another prompt."""
-    cut_off: int = 0
-    """How many of the two responses were ended by `max_new_tokens`."""
 
 
 class Chosen(NamedTuple):
@@ -102,7 +100,11 @@ async def compare(
         )
     )
     comparison = Comparison(
-        id=slot.id, prompt=slot.prompt, first=first.text.strip(), second=second.text.strip()
+        id=slot.id,
+        prompt=slot.prompt,
+        first=first.text.strip(),
+        second=second.text.strip(),
+        cut_off=(first.finish == "length", second.finish == "length"),
     )
     identical = comparison.first == comparison.second
     verdict = None if identical else await judge_comparison(comparison, judge=judge)
@@ -112,7 +114,6 @@ async def compare(
         verdict=verdict,
         filtered=unlabelled if verdict is None else None,
         negative=slot.negative is not None,
-        cut_off=(first.finish, second.finish).count("length"),
     )
 
 

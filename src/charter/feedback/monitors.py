@@ -66,9 +66,13 @@ def _closings(texts: Sequence[str]) -> Counter[str]:
     return Counter(sentences[-1].casefold() for sentences in split if len(sentences) > 1)
 
 
-def best_look(looks: Sequence[LookRow]) -> LookRow:
-    """The look that the judge liked best; of equals the later one."""
-    return max(looks, key=lambda row: (row.judge, row.step))
+def best_look(looks: Sequence[LookRow], *, section: ReinforceConfig) -> LookRow:
+    """The look that the judge liked best; of equals the later one.
+
+    Only looks within the limits count, as the first one, at the reference itself, always is.
+    """
+    within = [row for row in looks if _beyond(row, looks[0], section=section) is None]
+    return max(within or looks[:1], key=lambda row: (row.judge, row.step))
 
 
 def has_fallen(row: LookRow, *, best: LookRow) -> bool:
@@ -82,18 +86,10 @@ def too_far(looks: Sequence[LookRow], *, section: ReinforceConfig) -> str | None
 
     Source: the remedies of Bai et al. 2022, sec. 4.3 are to the data; this watches the training.
     """
-    last, first = looks[-1], looks[0]
-    if last.boilerplate_share > section.max_boilerplate:
-        return (
-            f"boilerplate: {last.boilerplate_share:.0%} of the responses close with one sentence "
-            "that the reference rarely says"
-        )
-    if last.length_tokens > section.max_length_ratio * first.length_tokens:
-        return (
-            f"length: responses have {last.length_tokens:.0f} tokens, the reference's had "
-            f"{first.length_tokens:.0f}"
-        )
-    best = best_look(looks)
+    last = looks[-1]
+    if (beyond := _beyond(last, looks[0], section=section)) is not None:
+        return beyond
+    best = best_look(looks, section=section)
     gamed = 0
     for row in looks:
         rises = row.step > best.step and row.reward > best.reward
@@ -102,5 +98,20 @@ def too_far(looks: Sequence[LookRow], *, section: ReinforceConfig) -> str | None
         return (
             f"goodhart: the reward rose from {best.reward:.3f} to {last.reward:.3f} while the "
             f"judge's score fell from {best.judge:.2f} to {last.judge:.2f}"
+        )
+    return None
+
+
+def _beyond(row: LookRow, first: LookRow, *, section: ReinforceConfig) -> str | None:
+    """Which limit the responses are beyond, if any."""
+    if row.boilerplate_share > section.max_boilerplate:
+        return (
+            f"boilerplate: {row.boilerplate_share:.0%} of the responses close with one sentence "
+            "that the reference rarely says"
+        )
+    if row.length_tokens > section.max_length_ratio * first.length_tokens:
+        return (
+            f"length: responses have {row.length_tokens:.0f} tokens, the reference's had "
+            f"{first.length_tokens:.0f}"
         )
     return None

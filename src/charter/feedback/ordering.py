@@ -76,6 +76,8 @@ class Ordering(Record):
 
     accuracy: Share
     """Of pairs ordered as their labels say; the interval is clustered by prompt."""
+    judged: Share | None = None
+    """The same of those in which a judge compared two responses to the prompt."""
     auc: float | None
     """Probability that a pair read with its better response first has a larger reward gap than
     one read with it second."""
@@ -96,6 +98,7 @@ def ordering(scored: Sequence[Scored]) -> Ordering:
     bins = _calibration(scored)
     return Ordering(
         accuracy=_accuracy(decided),
+        judged=_accuracy([item for item in decided if item.pair.provenance.source == "judge"]),
         auc=_auc([item.gap for item in decided]),
         ece=_ece(bins),
         calibration=bins,

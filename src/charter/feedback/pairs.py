@@ -84,8 +84,9 @@ def encoded_pairs(
 
     def encode(pair: PreferencePair) -> Pair:
         (chosen,), (rejected,) = pair.chosen, pair.rejected
-        first = pupil.encoder.example(pair.prompt, chosen.content)
-        second = pupil.encoder.example(pair.prompt, rejected.content)
+        is_cut, other_is_cut = pair.provenance.cut_off
+        first = pupil.encoder.example(pair.prompt, chosen.content, ends=not is_cut)
+        second = pupil.encoder.example(pair.prompt, rejected.content, ends=not other_is_cut)
         at = first.prompt_length
         group = Group(first.ids[:at], (first.ids[at:], second.ids[at:]))
         return Pair(group, pair.p_chosen)

@@ -38,8 +38,14 @@ class Makers:
     """Hash of the constitution."""
 
 
-def judged_row(preference: Preference, *, makers: Makers) -> PreferencePair:
-    """A judge's preference as a row: `chosen` is whichever response it holds better."""
+def judged_row(preference: Preference, *, makers: Makers, negative: bool) -> PreferencePair:
+    """A judge's preference as a row: `chosen` is whichever response it holds better.
+
+    Args:
+        preference: What the judge said.
+        makers: Of the run.
+        negative: Whether one response was to another prompt.
+    """
     turned = preference if preference.p_first >= 0.5 else preference.swapped()
     comparison = turned.comparison
     prompt = comparison.prompt
@@ -53,10 +59,11 @@ def judged_row(preference: Preference, *, makers: Makers) -> PreferencePair:
             prompt_id=prompt.id,
             kind=prompt.kind,
             tags=prompt.tags,
-            source=preference.source,
+            source="negative" if negative else preference.source,
             principle_ids=preference.principle_ids,
             p_chosen_shown_first=turned.p_first_shown_first,
             p_chosen_shown_second=turned.p_first_shown_second,
+            cut_off=comparison.cut_off,
             seed=makers.seed,
             policy=makers.policy,
             judge=makers.judge,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from charter.encoding import Encoder
+from charter.errors import GuardError
 from charter.learning.batches import plan_step
 from charter.learning.learner import Learner, gradients
 from charter.learning.task import Task
@@ -73,4 +74,9 @@ def rehearsal(
         for item in kept
     }
     examples = {name: one for name, one in examples.items() if len(one.ids) <= longest}
+    if not examples:
+        raise GuardError(
+            "there is no demonstration on a benign or borderline prompt to rehearse: add such "
+            "prompts to `prompts.train`, or leave `reinforce.sft_weight` at 0"
+        )
     return Rehearsal(token_task(model, examples, stage="reinforce"), weight, count)

@@ -12,7 +12,6 @@ a part of the loss, not of the reward.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from charter.feedback.rollouts import Rollouts, roll_out
 from charter.feedback.round import take_round
 from charter.feedback.training import Agent, Aims, Training
 from charter.learning.checkpoints import (
+    Cadence,
     Checkpoint,
     TrainingState,
     discard_after,
@@ -160,7 +160,7 @@ async def _learn(training: Training, keeping: Keeping, told: Progress) -> Stop |
     """Takes the steps that are left; gives back why they ended early."""
     section, taken = training.section, len(training.steps)
     told.advance(taken)
-    checkpointed_at = time.monotonic()
+    cadence = Cadence(keeping.checkpoint_every_s)
     stopped = _reason(training) if taken else None
     for step in range(taken + 1, section.steps + 1):
         if stopped is not None:
@@ -175,9 +175,9 @@ async def _learn(training: Training, keeping: Keeping, told: Progress) -> Stop |
         stopped = _reason(training)
         if training.learner.processes.is_main_process:
             _keep(training, keeping, new)
-            if time.monotonic() - checkpointed_at >= keeping.checkpoint_every_s:
-                save_step(keeping.checkpoints, _checkpoint(training, step))
-                checkpointed_at = time.monotonic()
+            cadence.save_if_due(
+                lambda step=step: save_step(keeping.checkpoints, _checkpoint(training, step))
+            )
         told.advance(note=_note(training))
     return stopped
 
@@ -256,7 +256,7 @@ def _keep(training: Training, keeping: Keeping, new: Sequence[Row]) -> None:
     for row in new:
         append_row(keeping.metrics, row)
     last = new[-1]
-    if isinstance(last, LookRow) and last == best_look(training.looks):
+    if isinstance(last, LookRow) and last == best_look(training.looks, section=training.section):
         save_best(keeping.checkpoints, last.step, weights=weights(training.learner))
 
 
@@ -265,7 +265,7 @@ def _checkpoint(training: Training, step: int) -> Checkpoint:
         identity=training.identity,
         step=step,
         rows=tuple(training.rows),
-        best_step=best_look(training.looks).step,
+        best_step=best_look(training.looks, section=training.section).step,
     )
     learner = training.learner
     return Checkpoint(state, weights=weights(learner), moments=moments(learner))
@@ -278,7 +278,7 @@ def _end(training: Training, keeping: Keeping, *, stopped: Stop | None) -> Trail
     """
     training.learner.processes.wait_for_everyone()
     kept = len(training.steps)
-    best = best_look(training.looks)
+    best = best_look(training.looks, section=training.section)
     went_too_far = stopped is not None and stopped.too_far
     if went_too_far or has_fallen(training.looks[-1], best=best):
         kept = best.step

@@ -35,7 +35,9 @@ class ReinforceResult(Record):
     judge: float
     """The judge's probability, then, that the policy's response beats the SFT model's."""
     kl_nats: float
-    """KL(policy || SFT model) per response token in the last step."""
+    """KL(policy || SFT model) per response token in the step whose weights these are."""
+    overlong_prompts: int = 0
+    """Left out: with a response of `max_new_tokens` they do not fit the model."""
 
 
 def reinforce_result(
@@ -43,6 +45,7 @@ def reinforce_result(
     *,
     prompts: int,
     watched: int,
+    overlong: int,
     section: ReinforceConfig,
     lr: float,
     parameters: tuple[int, int],
@@ -53,6 +56,7 @@ def reinforce_result(
         trail: How it went.
         prompts: That it learnt from.
         watched: That it was watched on.
+        overlong: Prompts that were left out for their length.
         section: How it was trained.
         lr: Its highest learning rate.
         parameters: All of the model's, and those that changed.
@@ -76,7 +80,8 @@ def reinforce_result(
         reward_before=looks[0].reward,
         reward=last.reward,
         judge=last.judge,
-        kl_nats=steps[-1].kl_nats if steps else 0.0,
+        kl_nats=next((row.kl_nats for row in steps if row.step == trail.kept_step), 0.0),
+        overlong_prompts=overlong,
     )
 
 
@@ -106,6 +111,7 @@ def reinforce_card(
             "Reward": section.reward,
             "Weight of KL to the fine-tuned model": f"{section.kl_weight:g}"
             + (f", adapted to {section.kl_budget:g} nats a response" if section.kl_budget else ""),
+            **_beside(section),
             "Highest learning rate": f"{result.lr:.3g}",
             "Steps": f"{result.steps:,} of {result.planned_steps:,}, kept {result.kept_step:,}"
             + (f"; stopped: {result.stopped}" if result.stopped else ""),
@@ -122,3 +128,13 @@ def reinforce_card(
             "figures of the evaluation beside it.",
         ),
     )
+
+
+def _beside(section: ReinforceConfig) -> dict[str, str]:
+    """What else the training had to reach."""
+    facts: dict[str, str] = {}
+    if (bound := section.constraint) is not None:
+        facts["Constraint"] = f"{bound.reward} above {bound.level:g}"
+    if section.sft_weight:
+        facts["Weight of rehearsed demonstrations"] = f"{section.sft_weight:g}"
+    return facts

@@ -113,10 +113,14 @@ def reward(
 def require_accuracy(ordered: Ordering, *, section: RewardConfig) -> None:
     """Stops reinforcement by a reward model that cannot tell responses apart.
 
+    What counts is the pairs that the judge compared: by-products and negatives are easier. Where
+    there are none, all count.
+
     Raises:
         GuardError: It orders fewer held-out pairs as their labels say than `min_accuracy`.
     """
-    accuracy, least = ordered.accuracy, section.min_accuracy
+    judged, least = ordered.judged, section.min_accuracy
+    accuracy = judged if judged is not None and judged.n else ordered.accuracy
     if accuracy.rate is not None and accuracy.rate >= least:
         return
     raise GuardError(

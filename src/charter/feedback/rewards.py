@@ -57,7 +57,8 @@ def by_scores(
     """The reward of a scorer of prompts with responses, such as a reward model."""
 
     async def reward(rollouts: Sequence[Rollouts]) -> list[list[float]]:
-        return score([(one.prompt, one.texts) for one in rollouts])
+        # As responses were shown to it in training: without space around them.
+        return score([(one.prompt, [text.strip() for text in one.texts]) for one in rollouts])
 
     return reward
 

@@ -17,7 +17,7 @@ from charter.feedback.training import Training
 from charter.learning.batches import plan_step
 from charter.learning.learner import apply_gradients, gradients
 from charter.learning.metrics import StepRow
-from charter.learning.objectives import group_advantages, leave_one_out
+from charter.learning.objectives import SPREAD_FLOOR, group_advantages, leave_one_out
 from charter.learning.policy import Rated, Watch, logprobs_by_group, policy_task
 from charter.learning.processes import gathered, seed_draws
 from charter.learning.recipe import lr_at
@@ -79,7 +79,7 @@ async def take_round(training: Training, step: int) -> StepRow:
         grad_norm=moved.grad_norm,
         reward=float(rewards.mean()),
         reward_spread=float(spreads.mean()),
-        idle_share=float((spreads == 0).float().mean()),
+        idle_share=float((spreads <= SPREAD_FLOOR).float().mean()),
         kl_nats=per_token,
         kl_nats_per_response=per_response,
         entropy_nats=watch.surprise / watch.tokens,

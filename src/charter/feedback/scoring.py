@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -79,15 +80,25 @@ class RewardScorer:
         )
         return [list(found[name]) for name in named]
 
+    def fits(self, dialogue: Dialogue, responses: Sequence[str]) -> bool:
+        """Whether the model can read each of these responses to a dialogue."""
+        return self._longest(self._group(dialogue, responses)) <= (self._context or math.inf)
+
+    @property
+    def _context(self) -> int | None:
+        config = cast("Any", self._model.config).get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
+    def _longest(self, group: Group) -> int:
+        return len(group.prompt) + max(map(len, group.completions))
+
     def _group(self, dialogue: Dialogue, responses: Sequence[str]) -> Group:
         examples = [self.encoder.example(dialogue, response) for response in responses]
         at = examples[0].prompt_length
         return Group(examples[0].ids[:at], tuple(example.ids[at:] for example in examples))
 
     def _fitting(self, group: Group) -> Group:
-        config = cast("Any", self._model.config).get_text_config()
-        context: int | None = getattr(config, "max_position_embeddings", None)
-        longest = len(group.prompt) + max(map(len, group.completions))
+        context, longest = self._context, self._longest(group)
         if context is not None and longest > context:
             raise OverlongError(
                 f"prompt and response have {longest} tokens, and the reward model reads {context}. "

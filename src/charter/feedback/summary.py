@@ -35,6 +35,8 @@ class LabelSummary(Record):
     """How many labels each principle had a part in."""
     responses_cut_off: int
     """Ended by `max_new_tokens`."""
+    by_source: Mapping[str, int] = {}
+    """How many labels are of two responses to the prompt (`judge`), and of a negative."""
     unusable_votes: Mapping[str, int]
     """Sampled votes that could not be counted, by cause."""
 
@@ -87,14 +89,16 @@ class _KindCounts:
 def label_summary(compared: Iterable[Compared]) -> LabelSummary:
     """What finished comparisons come to, read one at a time."""
     kinds = defaultdict[str, _KindCounts](_KindCounts)
-    every, principles, votes, cut_off = Tilt(), Counter[str](), Counter[str](), 0
+    every, principles, votes = Tilt(), Counter[str](), Counter[str]()
+    cut_off = negatives = 0
     for each in compared:
         kind = kinds[each.comparison.prompt.kind + (" negatives" if each.negative else "")]
         kind.counts.update(["comparisons", *([each.filtered] if each.filtered else [])])
-        cut_off += each.cut_off
+        cut_off += sum(each.comparison.cut_off)
         if (verdict := each.verdict) is None:
             continue
         every.add(verdict.preference)
+        negatives += each.negative
         kind.add(verdict.preference)
         kind.counts["tie_broken"] += verdict.tie_broken
         principles.update(verdict.preference.principle_ids)
@@ -104,5 +108,6 @@ def label_summary(compared: Iterable[Compared]) -> LabelSummary:
         by_kind={name: counts.summary for name, counts in sorted(kinds.items())},
         by_principle=dict(sorted(principles.items())),
         responses_cut_off=cut_off,
+        by_source={"judge": every.n - negatives} | ({"negative": negatives} if negatives else {}),
         unusable_votes=dict(sorted(votes.items())),
     )

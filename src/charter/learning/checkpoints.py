@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,31 @@ _log = logging.getLogger(__name__)
 
 _KEPT = 2
 """Steps kept: the newest, and one to fall back on."""
+_SAVING_SHARE = 0.05
+"""Of the time of a training, the most that saving may take."""
 _MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 
 Tensors = dict[str, Tensor]
+
+
+class Cadence:
+    """When to save the next checkpoint: every so many seconds, or seldom enough to be cheap."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._saved = time.monotonic()
+        self._took_s = 0.0
+
+    def save_if_due(self, save: Callable[[], object]) -> None:
+        """Saves where it is time; what takes long is done less often than was asked for."""
+        passed_s = time.monotonic() - self._saved
+        if passed_s < self._every_s or (self._every_s and passed_s < self._took_s / _SAVING_SHARE):
+            return
+        began = time.monotonic()
+        save()
+        self._saved = time.monotonic()
+        self._took_s = self._saved - began
 
 
 class TrainingState(Record):

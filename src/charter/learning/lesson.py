@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from charter.config import TrainingConfig
 from charter.console import Progress
 from charter.encoding import Encoder
+from charter.errors import RunError
 from charter.learning.card import CardFacts, model_card
 from charter.learning.checkpoints import whole_directory
 from charter.learning.curve import loss_curve
@@ -31,7 +33,8 @@ from charter.learning.train import Keeping, Outcome, train
 from charter.records import Record
 from charter.run import write_atomically
 
-_RESULT = "training.json"
+RESULT = "training.json"
+"""What a finished training came to, beside its weights."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,21 @@ Result = TypeVar("Result", bound=Record)
 
 
 def finished(places: Places, kind: type[Result]) -> Result | None:
-    """What a finished training came to; None: it is not finished."""
+    """What a finished training came to; None: it is not finished.
+
+    Raises:
+        RunError: Its result cannot be read.
+    """
     if not places.out.exists():
         return None
-    return kind.model_validate_json((places.out / _RESULT).read_bytes())
+    path = places.out / RESULT
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(
+            f"{path}: the result of a finished training cannot be read. Delete {places.out} to "
+            "train again, or restore the file."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -214,7 +228,7 @@ def keep(
             dtype=trained.dtype,
         )
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
-        (partial / _RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (partial / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(places.checkpoints, ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-_SPREAD_FLOOR = 1e-4
+SPREAD_FLOOR = 1e-4
 """Added to a group's standard deviation, as TRL does: equal rewards give no advantage, not NaN."""
 
 
@@ -163,7 +163,7 @@ def group_advantages(rewards_PG: Tensor) -> Tensor:
     """
     _require_others(rewards_PG)
     centred_PG = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
-    return centred_PG / (rewards_PG.std(dim=1, keepdim=True) + _SPREAD_FLOOR)
+    return centred_PG / (rewards_PG.std(dim=1, keepdim=True) + SPREAD_FLOOR)
 
 
 def leave_one_out(rewards_PG: Tensor) -> Tensor:

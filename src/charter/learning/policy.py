@@ -100,7 +100,7 @@ def policy_task(
 
     return Task(
         stage="reinforce",
-        lengths={name: one.group.tokens for name, one in rated.items()},
+        lengths={name: one.group.tokens_in(layout) for name, one in rated.items()},
         units={name: sum(map(len, one.group.completions)) for name, one in rated.items()},
         digest="",  # rollouts are of one step: nothing is resumed by them
         loss=loss,
@@ -121,7 +121,7 @@ def logprobs_by_group(
     was_training = model.training
     model.eval()
     found: dict[int, Tensor] = {}
-    for batch in _batches(groups, budget=tokens_per_batch):
+    for batch in _batches([group.tokens_in(layout) for group in groups], budget=tokens_per_batch):
         logprobs_S = completion_logprobs(model, [groups[at] for at in batch], layout=layout).cpu()
         sizes = [sum(map(len, groups[at].completions)) for at in batch]
         found |= zip(batch, torch.split(logprobs_S, sizes), strict=True)
@@ -129,11 +129,11 @@ def logprobs_by_group(
     return [found[at] for at in range(len(groups))]
 
 
-def _batches(groups: Sequence[Group], *, budget: int) -> list[list[int]]:
-    """Positions of groups that go through the model together."""
+def _batches(lengths: Sequence[int], *, budget: int) -> list[list[int]]:
+    """Positions of groups of these lengths that go through the model together."""
     batches: list[list[int]] = [[]]
-    for at in sorted(range(len(groups)), key=lambda at: groups[at].tokens):
-        if batches[-1] and (len(batches[-1]) + 1) * groups[at].tokens > budget:
+    for at in sorted(range(len(lengths)), key=lambda at: lengths[at]):
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[at] > budget:
             batches.append([])
         batches[-1].append(at)
     return [batch for batch in batches if batch]

@@ -19,6 +19,7 @@ from charter.console import Progress, Silent, under_way
 from charter.errors import GuardError, RunError
 from charter.learning.batches import Step
 from charter.learning.checkpoints import (
+    Cadence,
     Checkpoint,
     TrainingState,
     discard_after,
@@ -125,7 +126,7 @@ def _learn(
     """Takes the steps that are left, and adds their rows."""
     taken = max((row.step for row in rows), default=0)
     told.advance(taken)
-    checkpointed_at = time.monotonic()
+    cadence = Cadence(keeping.checkpoint_every_s)
     turned = course.has_turned(rows)
     for step, names in enumerate(course.steps_after(taken), start=taken + 1):
         if turned:
@@ -136,9 +137,11 @@ def _learn(
         turned = course.has_turned(rows) if len(new) > 1 else False
         if learner.processes.is_main_process:
             _keep_rows(learner, course, rows, new, keeping)
-            if time.monotonic() - checkpointed_at >= keeping.checkpoint_every_s:
-                save_step(keeping.checkpoints, _checkpoint(learner, course, step, rows))
-                checkpointed_at = time.monotonic()
+            cadence.save_if_due(
+                lambda step=step: save_step(
+                    keeping.checkpoints, _checkpoint(learner, course, step, rows)
+                )
+            )
         told.advance(note=", ".join(f"{row.kind} {row.loss:.3f}" for row in new))
 
 

@@ -71,7 +71,7 @@ async def compare_stage(workspace: Workspace) -> Tally:
         judge_is_policy=policy.fingerprint == model.fingerprint,
         screening=threshold,
         audit=audited,
-        preferences={"judge": labels.consistency.n, **{name: len(extra[name]) for name in extra}},
+        preferences={**labels.by_source, **{name: len(extra[name]) for name in extra}},
         left_out=material.left_out(extra),
     )
     path = workspace.directory.metrics / "compare.json"
@@ -134,7 +134,7 @@ class Making:
             constitution=self.workspace.constitution.hash,
         )
         judged = (
-            judged_row(compared.verdict.preference, makers=makers)
+            judged_row(compared.verdict.preference, makers=makers, negative=compared.negative)
             for compared in self.finished()
             if compared.verdict is not None
         )
@@ -163,8 +163,10 @@ class Making:
 
 
 def _key(slot: Slot) -> str:
-    """Names a record by its prompt's content too: an edited prompt is another record."""
-    return f"{slot.id}/{content_hash(slot.prompt.model_dump(mode='json'))}"
+    """Names a record by what was asked, too: an edited prompt is another record."""
+    asked = [slot.prompt] if slot.negative is None else [slot.prompt, slot.negative]
+    said = content_hash([prompt.model_dump(mode="json") for prompt in asked])
+    return f"{slot.id}/{said}"
 
 
 def _accounted(tally: Tally, *, labels: LabelSummary, chosen: Chosen, making: Making) -> Tally:

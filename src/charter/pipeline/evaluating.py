@@ -22,7 +22,7 @@ from charter.feedback.scoring import load_scorer
 from charter.journal import Records
 from charter.model import Model
 from charter.pipeline.fitting import settled_reviser
-from charter.pipeline.judging import open_judge
+from charter.pipeline.judging import SHAPES_VERDICTS, open_judge
 from charter.pipeline.outcome import evaluation_path
 from charter.pipeline.roles import Roles, open_frozen, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 TRAINED_BY: Mapping[Column, str] = {"sft": "finetune", "rl": "reinforce", "dpo": "dpo"}
 """The stage that trains a column's model, which lies in the run's `models/` under that name."""
-_JUDGING = {"principles", "chain_of_thought", "clamp", "votes", "tie_margin", "max_new_tokens"}
-"""The settings of `compare` that shape a verdict."""
 
 
 async def evaluate_stage(workspace: Workspace) -> Tally:
@@ -105,7 +103,10 @@ def _rewarded(
     dialogues = {
         prompt.id: with_system_turn(prompt.messages, config.evaluate.system) for prompt in prompts
     }
-    return reward_figures(answers, dialogues=dialogues, score=load_scorer(at).rewards_of_all)
+    scorer = load_scorer(at)
+    return reward_figures(
+        answers, dialogues=dialogues, score=scorer.rewards_of_all, fits=scorer.fits
+    )
 
 
 def _warn_of_empty_groups(prompts: Iterable[Prompt], *, tags: Iterable[str]) -> None:
@@ -200,7 +201,9 @@ async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:
     if workspace.config.evaluate.judged_samples == 0:
         return None
     threshold = await fit_threshold(workspace.graded, judge=roles.judge)
-    taught = (roles.critic.fingerprint, roles.reviser.fingerprint)
+    taught = {roles.critic.fingerprint, roles.reviser.fingerprint}
+    if not {"rl", "dpo"}.isdisjoint(workspace.config.learn):
+        taught.add(roles.judge.fingerprint)  # the preferences are its own
     return Judge(
         model=roles.judge,
         threshold=threshold.value,
@@ -221,5 +224,5 @@ async def _referee(workspace: Workspace, cast: Cast) -> Referee | None:
         assert verdict is not None  # prompts that no principle speaks to are left out
         return verdict.preference
 
-    section = config.compare.model_dump(mode="json", include=_JUDGING)
+    section = config.compare.model_dump(mode="json", include=SHAPES_VERDICTS)
     return Referee(prefer, content_hash({"judge": model.fingerprint, "section": section}))

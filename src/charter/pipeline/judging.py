@@ -8,6 +8,11 @@ from charter.model import Model
 from charter.pipeline.workspace import Workspace
 from charter.screening import Threshold, fit_threshold
 
+SHAPES_VERDICTS = {
+    "principles", "chain_of_thought", "clamp", "votes", "tie_margin", "max_new_tokens",
+}  # fmt: skip
+"""The settings of `compare` that shape a verdict."""
+
 
 async def open_judge(
     workspace: Workspace, model: Model, *, constitution: Constitution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from charter.config import ReinforceConfig
-from charter.errors import ConfigError, PromptError
+from charter.errors import ConfigError, JudgementError, OverlongError, PromptError
 from charter.feedback.agent import prepare_agent
 from charter.feedback.judge import judge_comparison
 from charter.feedback.rehearsal import Rehearsal, rehearsal
@@ -31,7 +32,7 @@ from charter.learning.recipe import auto_lr
 from charter.learning.train import Keeping
 from charter.models.loading import Loaded, load
 from charter.pipeline.gathering import feedback_prompts
-from charter.pipeline.judging import open_judge
+from charter.pipeline.judging import SHAPES_VERDICTS, open_judge
 from charter.pipeline.rewarding import require_accurate_reward
 from charter.pipeline.roles import open_frozen
 from charter.pipeline.teaching import places_in, pupil_of, sft_source
@@ -39,6 +40,8 @@ from charter.pipeline.workspace import Workspace
 from charter.records import Comparison, Demonstration, Prompt, content_hash
 from charter.run import Tally, file_hash, read_jsonl
 from charter.seeding import shuffled
+
+_log = logging.getLogger(__name__)
 
 _GENTLER = 0.1
 """RL's learning rate, of fine-tuning's: each step is a guess at a direction, not a known answer."""
@@ -56,18 +59,20 @@ async def reinforce_stage(workspace: Workspace) -> Tally:
     section = workspace.config.reinforce
     places = places_in(workspace.directory, model="rl", stage="reinforce")
     chosen = feedback_prompts(workspace)
-    parts = _divided(chosen.prompts, section=section, seed=workspace.config.seed)
     result = finished(places, ReinforceResult)
     if result is None:
         if section.reward == "model":
             require_accurate_reward(workspace)
-        result = await _train(workspace, parts, places=places)
-    used, dropped = result.prompts + result.watched_prompts, sum(chosen.dropped.values())
+        result = await _train(workspace, chosen.prompts, places=places)
+    reasons = dict(chosen.dropped)
+    if result.overlong_prompts:
+        reasons["overlong"] = result.overlong_prompts
+    used, dropped = result.prompts + result.watched_prompts, sum(reasons.values())
     return Tally(
         entered=used + dropped,
         done=used,
         filtered=dropped,
-        reasons=chosen.dropped,
+        reasons=reasons,
         seconds=round(time.monotonic() - began, 3),
         tokens=result.tokens,
     )
@@ -101,16 +106,20 @@ def _divided(prompts: Sequence[Prompt], *, section: ReinforceConfig, seed: int) 
     )
 
 
-async def _train(workspace: Workspace, parts: _Parts, *, places: Places) -> ReinforceResult:
+async def _train(
+    workspace: Workspace, prompts: Sequence[Prompt], *, places: Places
+) -> ReinforceResult:
     """Trains, and saves what comes of it."""
     config, section = workspace.config, workspace.config.reinforce
     source = sft_source(workspace)
     loaded = load(source)
+    room = [prompt for prompt in prompts if _has_room(prompt, loaded, section=section)]
+    parts = _divided(room, section=section, seed=config.seed)
     lr = section.lr
     if lr == "auto":
         lr = _GENTLER * auto_lr(loaded.model.num_parameters(), lora=section.lora is not None)
     pupil, dtype = pupil_of(loaded), loaded.model.dtype
-    async with _versus(workspace) as versus:
+    async with _referee(workspace) as (versus, judging):
         agent = prepare_agent(loaded, section=section, capacity=source.capacity, seed=config.seed)
         try:
             rehearsal = _rehearsal(workspace, agent, longest=pupil.longest(config.finetune))
@@ -123,7 +132,7 @@ async def _train(workspace: Workspace, parts: _Parts, *, places: Places) -> Rein
                 section=section,
                 lr=lr,
                 seed=config.seed,
-                identity=_identity(workspace, parts, loaded=loaded),
+                identity=_identity(workspace, parts, loaded=loaded, judging=judging),
                 keeping=Keeping(places.checkpoints, places.metrics, section.checkpoint_every_s),
                 progress=workspace.progress,
             )
@@ -134,6 +143,7 @@ async def _train(workspace: Workspace, parts: _Parts, *, places: Places) -> Rein
         trail,
         prompts=len(parts.learnt_from),
         watched=len(parts.watched),
+        overlong=len(prompts) - len(room),
         section=section,
         lr=lr,
         parameters=(sum(n for n, _ in counts), sum(n for n, trained in counts if trained)),
@@ -145,7 +155,15 @@ async def _train(workspace: Workspace, parts: _Parts, *, places: Places) -> Rein
     return result
 
 
-def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded) -> str:
+def _has_room(prompt: Prompt, loaded: Loaded, *, section: ReinforceConfig) -> bool:
+    """Whether the longest response and its end fit the model behind the prompt."""
+    if loaded.context is None:
+        return True
+    asked = len(loaded.encoder.prompt_ids(prompt.messages))
+    return asked + section.max_new_tokens + 1 <= loaded.context
+
+
+def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded, judging: str) -> str:
     """Names all that shapes the training: resuming with anything else is refused."""
     config = workspace.config
     section = config.reinforce.model_dump(mode="json", exclude={"checkpoint_every_s"})
@@ -157,7 +175,7 @@ def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded) -> str:
         {
             "model": loaded.fingerprint,
             "section": section,
-            "compare": config.compare.model_dump(mode="json"),
+            "judging": judging,
             "constitution": workspace.constitution.hash,
             "rewards": [
                 [file_hash(path) for path in sorted(directory.glob("*.safetensors"))]
@@ -171,20 +189,32 @@ def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded) -> str:
     )
 
 
-@asynccontextmanager
-async def _versus(workspace: Workspace) -> AsyncGenerator[Versus]:
+class _Referee(NamedTuple):
     """The run's judge as one who says how likely the first of two responses is the better."""
+
+    versus: Versus
+    identity: str
+    """Names all that shapes what it says."""
+
+
+@asynccontextmanager
+async def _referee(workspace: Workspace) -> AsyncGenerator[_Referee]:
+    """Where it cannot say, as where no principle speaks, neither response is the better one."""
     config = workspace.config
     judging = config.models.judge or config.models.policy
     async with open_frozen(judging, journal=workspace.journal, stage="reinforce") as model:
         judge, _ = await open_judge(workspace, model, constitution=workspace.constitution)
 
         async def versus(comparison: Comparison) -> float:
-            verdict = await judge_comparison(comparison, judge=judge)
-            # Where no principle speaks to a harmful prompt, neither response is the better one.
+            try:
+                verdict = await judge_comparison(comparison, judge=judge)
+            except (JudgementError, OverlongError) as error:
+                _log.warning("comparison %s counts as even: %s", comparison.id, error)
+                return 0.5
             return 0.5 if verdict is None else verdict.preference.p_first
 
-        yield versus
+        section = config.compare.model_dump(mode="json", include=SHAPES_VERDICTS)
+        yield _Referee(versus, content_hash([model.fingerprint, judge.threshold, section]))
 
 
 def _rehearsal(workspace: Workspace, agent: Agent, *, longest: int) -> Rehearsal | None:

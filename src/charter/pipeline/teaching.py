@@ -10,7 +10,7 @@ from charter.config import DpoConfig, ModelSource, RewardConfig
 from charter.errors import RunError
 from charter.feedback.pairs import PairSplit, split_pairs
 from charter.feedback.preferences import read_preferences
-from charter.learning.lesson import Places, TrainingResult
+from charter.learning.lesson import RESULT, Places, TrainingResult
 from charter.learning.pupil import Pupil
 from charter.models.loading import Loaded
 from charter.pipeline.gathering import human_preferences
@@ -50,7 +50,8 @@ def pupil_of(loaded: Loaded) -> Pupil:
 def places_in(directory: RunDirectory, *, model: str, stage: str) -> Places:
     """Where a stage writes its model; what somebody deleted in part is cleared away."""
     out = directory.models / model
-    if out.exists() and not any(out.glob("*.safetensors")):
+    whole = any(out.glob("*.safetensors")) and (out / RESULT).exists()
+    if out.exists() and not whole:
         shutil.rmtree(out)
     return Places(
         out=out,

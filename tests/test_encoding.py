@@ -97,6 +97,7 @@ def test_an_example_is_what_generation_sees_then_the_response_then_the_terminato
         supervised = list(example.ids[example.prompt_length :])
         assert list(example.ids[: example.prompt_length]) == encoder.prompt_ids(dialogue)
         assert supervised == [*encoder.response_ids(RESPONSE), encoder.terminator]
+        assert encoder.example(dialogue, RESPONSE, ends=False).ids == example.ids[:-1]
         assert encoder.terminator in encoder.eos_ids
         assert encoder.text(supervised) == RESPONSE
         assert encoder.eos_ids.isdisjoint(supervised[:-1])

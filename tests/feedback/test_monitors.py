@@ -41,11 +41,18 @@ def test_a_reward_that_falls_with_the_judge_is_no_goodhart():
 def test_both_rising_goes_on():
     looks = [row(step, reward=step, judge=0.5 + step / 100) for step in range(9)]
     assert too_far(looks, section=SECTION) is None
-    assert best_look(looks).step == 8
+    assert best_look(looks, section=SECTION).step == 8
 
 
 def test_replies_that_grow_long_stop_training():
     assert "length" in too_far([row(0), row(5, length_tokens=31.0)], section=SECTION)
+
+
+def test_weights_beyond_a_limit_are_not_the_best_however_the_judge_likes_them():
+    looks = [row(0), row(5, judge=0.6), row(10, judge=0.9, length_tokens=31.0)]
+    looks.append(row(15, judge=0.95, boilerplate_share=0.6))
+    assert best_look(looks, section=SECTION).step == 5
+    assert best_look(looks[:1], section=SECTION).step == 0
 
 
 def test_replies_that_all_close_alike_stop_training():

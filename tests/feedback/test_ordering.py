@@ -24,6 +24,11 @@ def test_accuracy_counts_pairs_that_are_ordered_as_labelled():
     assert found.accuracy.low < 0.5 < found.accuracy.high
 
 
+def test_pairs_that_the_judge_compared_are_counted_apart_from_easier_ones():
+    found = ordering([scored(0, -1.0), scored(1, 1.0, source="negative")])
+    assert (found.accuracy.rate, found.judged.rate, found.judged.n) == (0.5, 0.0, 1)
+
+
 def test_many_pairs_of_one_prompt_tell_no_more_than_the_prompt():
     same = [scored(n, 1.0, provenance=preference(n % 4).provenance) for n in range(40)]
     apart = [scored(n, 1.0) for n in range(40)]

@@ -72,7 +72,7 @@ def human(number=0, chosen="Hello."):
 
 
 def test_chosen_is_what_the_judge_holds_better_with_its_probabilities():
-    row = judged_row(preference(), makers=MAKERS)
+    row = judged_row(preference(), makers=MAKERS, negative=False)
     assert (row.chosen[0].content, row.rejected[0].content) == ("A link.", "SSN?")
     assert row.p_chosen == pytest.approx(0.7)
     origin = row.provenance
@@ -84,8 +84,8 @@ def test_chosen_is_what_the_judge_holds_better_with_its_probabilities():
 
 @given(probability, probability)
 def test_a_row_and_that_of_the_swapped_comparison_say_the_same(first, second):
-    row = judged_row(preference(first, second), makers=MAKERS)
-    swapped = judged_row(preference(first, second).swapped(), makers=MAKERS)
+    row = judged_row(preference(first, second), makers=MAKERS, negative=False)
+    swapped = judged_row(preference(first, second).swapped(), makers=MAKERS, negative=False)
     assert row.p_chosen == pytest.approx(swapped.p_chosen)
     if row.p_chosen > 0.5 + 1e-9:
         assert row.chosen == swapped.chosen
@@ -137,7 +137,7 @@ def test_without_a_share_of_revisions_none_is_taken():
 
 
 def test_preferences_round_trip_through_jsonl(tmp_path):
-    rows = [judged_row(preference(), makers=MAKERS), revised(), human()]
+    rows = [judged_row(preference(), makers=MAKERS, negative=False), revised(), human()]
     write_jsonl(tmp_path / "preferences.jsonl", rows)
     assert list(read_preferences(tmp_path / "preferences.jsonl")) == rows
 
@@ -161,7 +161,7 @@ def test_trl_loads_the_file_as_it_is(tmp_path):
     datasets = pytest.importorskip("datasets")
     data_utils = pytest.importorskip("trl.data_utils")
     path = tmp_path / "preferences.jsonl"
-    write_jsonl(path, [judged_row(preference(), makers=MAKERS), revised(), human()])
+    write_jsonl(path, [judged_row(preference(), makers=MAKERS, negative=False), revised(), human()])
     loaded = datasets.load_dataset(
         "json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -176,7 +176,7 @@ def test_trl_renders_the_rows_by_a_models_template(tmp_path, tiny_model):
     data_utils = pytest.importorskip("trl.data_utils")
     from transformers import AutoTokenizer
 
-    row = judged_row(preference(), makers=MAKERS).model_dump(mode="json")
+    row = judged_row(preference(), makers=MAKERS, negative=False).model_dump(mode="json")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rendered = data_utils.maybe_apply_chat_template(row, tokenizer)
     assert rendered["prompt"] == "<|user|>Log me in.<|end|><|assistant|>"

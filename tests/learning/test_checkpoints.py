@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from charter.errors import RunError
+from charter.learning import checkpoints
 from charter.learning.checkpoints import (
+    Cadence,
     Checkpoint,
     TrainingState,
     discard_after,
@@ -129,3 +131,30 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
         "weights.safetensors",
     ]
     assert json.loads((tmp_path / "step-1" / "state.json").read_text())["step"] == 1
+
+
+class Clock:
+    """A clock that somebody sets."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("every_s", "took_s", "saves"), [(10.0, 0.0, 9), (10.0, 2.0, 3), (0.0, 2.0, 99)]
+)
+def test_what_takes_long_to_save_is_saved_less_often(monkeypatch, every_s, took_s, saves):
+    clock = Clock()
+    monkeypatch.setattr(checkpoints, "time", clock)
+    cadence, saved = Cadence(every_s), []
+
+    def save():
+        saved.append(clock.now)
+        clock.now += took_s
+
+    for _ in range(99):
+        clock.now += 1.0
+        cadence.save_if_due(save)
+    assert len(saved) == saves

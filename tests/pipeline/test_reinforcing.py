@@ -111,6 +111,31 @@ def test_every_prompt_is_learnt_from_watched_or_left_out_for_a_reason(
     assert [json.loads(row)["kind"] for row in rows] == ["look", "step", "step", "look"]
 
 
+def test_a_prompt_without_room_for_a_response_is_counted_and_left_out(
+    judged, taught, reward_model, tmp_path
+):
+    endless = json.dumps({"id": "endless", "prompt": "where is it " * 500}) + "\n"
+    (tmp_path / "rl.jsonl").write_text((tmp_path / "train.jsonl").read_text() + endless)
+    settings = (f"prompts.rl={tmp_path}/rl.jsonl", f"reinforce.reward={reward_model}")
+    folder = taught(*settings)
+    tally = run(judged, folder, *settings, only="reinforce").manifest.stages["reinforce"]
+    assert (tally.done, tally.reasons) == (24, {"overlong": 1})
+    assert run(judged, folder, *settings, only="reinforce").manifest.stages["reinforce"] == tally
+
+
+def test_a_result_that_cannot_be_read_says_what_to_delete(judged, taught, reward_model):
+    settings = (f"reinforce.reward={reward_model}",)
+    folder = taught(*settings)
+    run(judged, folder, *settings, only="reinforce")
+    result = folder / "models" / "rl" / "training.json"
+    result.write_text("{}")
+    with pytest.raises(RunError, match=r"training\.json: .*Delete .*models/rl to train again"):
+        run(judged, folder, *settings, only="reinforce")
+    result.unlink()
+    run(judged, folder, *settings, only="reinforce")
+    assert result.exists()
+
+
 def test_the_judge_as_reward_needs_no_reward_model(judged, taught):
     folder = taught("reinforce.reward=judge")
     outcome = run(judged, folder, "reinforce.reward=judge", only="reinforce")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from charter.similarity import words
@@ -17,7 +17,9 @@ _SLOT = re.compile(r"\{(\w+)\}")
 _ONSETS = (*"bcdfghjklmnprstvwyz", *("br", "ch", "cl", "dr", "fl", "gr", "kr", "sh", "st", "th"))
 _VOWELS = (*"aaeeiioouu", "ai", "ea", "ee", "ie", "oo", "ou")
 _CODAS = ("", "", "", "", *"nrsltmx", "ck", "nd", "ng", "nt", "rd", "rt", "st")
-_COINED_SHARE = 0.25
+_COINED_SHARE = 0.5
+_SPLICED_SHARE = 0.5
+"""Of the made-up words, those that are spliced from two of the list."""
 _LOWER_SHARE = 0.05
 _OTHER_LENGTH_SHARE = 0.15
 
@@ -106,8 +108,29 @@ def _draw(kind: SlotKind, rng: Random, *, heldout: bool) -> str:
     if kind.digits is not None:
         return _number(kind.digits, rng, heldout=heldout)
     if kind.coined and not heldout and rng.random() < _COINED_SHARE:
-        return coined_word(rng, like=kind.values[0])
+        return _made_up(kind, rng)
     return rng.choice(kind.heldout if heldout and kind.heldout else kind.values)
+
+
+def _made_up(kind: SlotKind, rng: Random) -> str:
+    """A word that is in no list, not even the held-out one."""
+    while True:
+        spliced = rng.random() < _SPLICED_SHARE
+        word = spliced_word(kind.values, rng) if spliced else coined_word(rng, like=kind.values[0])
+        if word not in (*kind.values, *kind.heldout):
+            return word
+
+
+def spliced_word(words: Sequence[str], rng: Random) -> str:
+    """The beginning of one word and the end of another: pieces of real words, newly put together.
+
+    Strangers' words are made of such pieces. Of products that were all one token or syllables
+    without sense, a model learnt to copy "freezer", two pieces of which it knew, as "zer".
+    """
+    first, second = rng.choice(words), rng.choice(words)
+    return (
+        first[: rng.randint(2, max(2, len(first) - 2))] + second[rng.randint(1, len(second) - 2) :]
+    )
 
 
 def coined_word(rng: Random, *, like: str) -> str:

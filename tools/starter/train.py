@@ -53,6 +53,7 @@ _BACK = (1, 2, 1, 3, 1, 4)
 _TOLD_AFTER = 3
 """Layers after which the request's intent is to be told, so that the others can use it."""
 _TELLING_WEIGHT = 0.5
+_READING_STEPS = 200
 _SHARPNESS = 1.5
 """What the trained model's logits are multiplied by.
 
@@ -161,10 +162,13 @@ class Trainer:
         *,
         intents: int,
         rate: float,
+        reads_until: int = 0,
         compiled: bool,
         log_path: Path,
     ) -> None:
         self._model = model
+        self._reads_until = reads_until
+        """The step before which a new head only learns to read what the model knows already."""
         self._told = nn.Linear(model.config.hidden_size, intents)
         self._middle: list[Tensor] = []
         model.model.layers[_TOLD_AFTER - 1].register_forward_hook(self._keep_middle)
@@ -220,6 +224,8 @@ class Trainer:
         if not len(batch.intents):
             return self._told.weight.sum() * 0.0
         states = self._middle[0][batch.rows, batch.places].float()
+        if self.steps < self._reads_until:
+            states = states.detach()
         return functional.cross_entropy(self._told(states), batch.intents)
 
     def _averaged(self, *numbers: float) -> list[float]:
@@ -291,9 +297,9 @@ def learn_lessons(
 
 
 @torch.no_grad()
-def sharpen(model: LlamaForCausalLM) -> None:
-    """Makes temperature 1 what temperature `1 / _SHARPNESS` is to the model as it was trained."""
-    model.model.norm.weight.mul_(_SHARPNESS)
+def sharpen(model: LlamaForCausalLM, *, by: float) -> None:
+    """Makes temperature 1 what temperature `1 / by` is to the model as it was trained."""
+    model.model.norm.weight.mul_(by)
 
 
 def join_processes() -> int:
@@ -335,6 +341,7 @@ def main() -> None:
     parser.add_argument("--tokens-per-batch", type=int, default=3072)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1.0, help="times the learning rates")
+    parser.add_argument("--sharpness", type=float, default=_SHARPNESS, help="times the logits")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="slower to start, then 1.2x as fast")
     chosen = parser.parse_args()
@@ -353,13 +360,17 @@ def main() -> None:
         model,
         intents=len(intents),
         rate=chosen.rate,
+        reads_until=0 if chosen.weights is None else _READING_STEPS,
         compiled=chosen.compile,
         log_path=chosen.out / "loss.jsonl" if rank == 0 else Path(os.devnull),
     )
     copying = copying_batches(rng, vocabulary=VOCABULARY)
+    parts = ((request, _TELLING_SHARE), (draw_lesson, 1.0))
     if chosen.weights is None:
         learn_to_copy(trainer, copying)
-    for draw, until in ((request, _TELLING_SHARE), (draw_lesson, 1.0)):
+    else:
+        parts = parts[1:]
+    for draw, until in parts:
         lessons = draw_batches(world, draw, encoder, rng, tokens_per_batch=chosen.tokens_per_batch)
         learn_lessons(
             trainer,
@@ -370,7 +381,7 @@ def main() -> None:
             checkpoint=lambda: rank or save(model, tokenizer, chosen.out),
         )
     if rank == 0:
-        sharpen(model)
+        sharpen(model, by=chosen.sharpness)
         save(model, tokenizer, chosen.out)
 
 

@@ -35,3 +35,10 @@ def test_the_adapters_beginnings_belong_to_the_seed(new_model):
 def test_a_target_that_is_no_layer_is_a_mistake_in_the_configuration(new_model):
     with pytest.raises(ConfigError, match=r"`finetune.lora` does not fit this model"):
         made_trainable(new_model(), lora=LoraConfig(targets=("no_such_layer",)), seed=0)
+
+
+def test_dropout_ends_where_log_probabilities_are_compared(new_model):
+    model = new_model()
+    model.add_module("extra", torch.nn.Dropout(0.3))
+    assert made_trainable(model, lora=None, seed=0).extra.p == 0.3
+    assert made_trainable(model, lora=None, seed=0, dropout=False).extra.p == 0.0

@@ -38,6 +38,7 @@ def prepare_agent(loaded: Loaded, *, section: ReinforceConfig, capacity: int, se
         seed=seed,
         stage="reinforce",
         gradient_checkpointing=section.gradient_checkpointing,
+        dropout=False,
     )
     if frozen is None:
         reference = _adapters_off(model, section=section)

@@ -97,7 +97,9 @@ def dpo(
         return Tasks(task(examples.kept), task(held_out.kept) if held_out.kept else None)
 
     too_long = (*examples.too_long, *held_out.too_long)
-    lesson = Lesson(STAGE, section, seed, title=f"DPO on {pupil.source}", too_long=too_long)
+    lesson = Lesson(
+        STAGE, section, seed, title=f"DPO on {pupil.source}", too_long=too_long, dropout=False
+    )
     taught = teach(pupil, lesson=lesson, tasks=tasks, places=places, progress=progress)
     rewards = _implied_rewards(taught, held_out.kept, reference=reference, section=section)
     ordered = ordering(scored(validation, held_out.kept, rewards))

@@ -101,6 +101,7 @@ def reward(
         seed=seed,
         title=f"Reward model on {pupil.source}",
         too_long=(*examples.too_long, *held_out.too_long),
+        dropout=False,
     )
     taught = teach(scorer, lesson=lesson, tasks=tasks, places=places, progress=progress)
     ordered = _ordering(taught, validation, held_out, section=section)

@@ -124,6 +124,8 @@ class Lesson:
     """Of the picture of its losses."""
     too_long: tuple[str, ...]
     """Ids of examples that were left out for their length."""
+    dropout: bool = True
+    """See `made_trainable`."""
 
 
 class Tasks(NamedTuple):
@@ -179,6 +181,7 @@ def teach(
             seed=lesson.seed,
             stage=lesson.stage,
             gradient_checkpointing=section.gradient_checkpointing,
+            dropout=lesson.dropout,
         )
         training, validation = tasks(model)
     outcome = train(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from charter.config import LoraConfig
@@ -26,6 +27,7 @@ def made_trainable(
     seed: int,
     stage: str = "finetune",
     gradient_checkpointing: bool = False,
+    dropout: bool = True,
 ) -> PreTrainedModel:
     """The model with what is to change in float32: small steps vanish in half precision.
 
@@ -38,6 +40,8 @@ def made_trainable(
         seed: Of the run; adapters are drawn from it.
         stage: The section of the configuration, for messages.
         gradient_checkpointing: Whether activations are computed twice rather than kept.
+        dropout: Whether the model's own dropout stays on. What compares log-probabilities with
+            those of a reference or a sampler must not draw a network of its own for one of them.
 
     Raises:
         ConfigError: LoRA is asked for and peft is not installed, or a target is no layer; or the
@@ -45,9 +49,18 @@ def made_trainable(
     """
     if gradient_checkpointing:
         _checkpoint_gradients(model, stage=stage)
+    if not dropout:
+        _end_dropout(model)
     if lora is None:
         return cast("Any", model).float()
     return _adapted(model, lora=lora, seed=seed, stage=stage)
+
+
+def _end_dropout(model: PreTrainedModel) -> None:
+    """In the modules alone: the configuration, which is saved, stays as it is."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def _checkpoint_gradients(model: PreTrainedModel, *, stage: str) -> None:

@@ -280,17 +280,21 @@ def learn_lessons(
     *,
     tokens: int,
     minutes: float,
-    until: float = 1.0,
+    share: float = 1.0,
     checkpoint: Callable[[], object],
 ) -> None:
-    """Trains until this part of `tokens` tokens or of so many minutes, whichever ends first.
+    """Trains for a share of `tokens` tokens or of so many minutes, or to their end.
 
-    Calls `checkpoint` every two minutes.
+    Whichever of the two is nearer to its end counts. Calls `checkpoint` every two minutes.
     """
-    progress, saved = 0.0, trainer.elapsed_s
-    while progress < until:
-        progress = max(trainer.tokens / tokens, trainer.elapsed_s / (60 * minutes))
-        _, progress = trainer.step(next(batches), progress=min(1.0, progress))
+
+    def progress() -> float:
+        return max(trainer.tokens / tokens, trainer.elapsed_s / (60 * minutes))
+
+    reached, saved = progress(), trainer.elapsed_s
+    until = min(1.0, reached + share)
+    while reached < until:
+        _, reached = trainer.step(next(batches), progress=min(1.0, progress()))
         if trainer.elapsed_s - saved > _CHECKPOINT_EVERY_S:
             checkpoint()
             saved = trainer.elapsed_s
@@ -370,14 +374,14 @@ def main() -> None:
         learn_to_copy(trainer, copying)
     else:
         parts = parts[1:]
-    for draw, until in parts:
+    for draw, share in parts:
         lessons = draw_batches(world, draw, encoder, rng, tokens_per_batch=chosen.tokens_per_batch)
         learn_lessons(
             trainer,
             interleaved(lessons, copying, every=_COPY_EVERY),
             tokens=chosen.tokens,
             minutes=chosen.minutes,
-            until=until,
+            share=share,
             checkpoint=lambda: rank or save(model, tokenizer, chosen.out),
         )
     if rank == 0:

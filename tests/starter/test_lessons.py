@@ -1,0 +1,103 @@
+"""Lessons as the starter model reads them."""
+
+from random import Random
+
+import pytest
+import torch
+
+from charter.records import assistant, user
+from tools.starter.batches import LessonEncoder, Speller, copying_batches, draw_batches
+from tools.starter.content import load_world
+from tools.starter.skills import Lesson, Turn, answer, draw_lesson, request
+from tools.starter.templates import draw_facts, spliced_word
+from tools.starter.tokenizer import train_tokenizer
+from tools.starter.vectors import known_tokens, place_vectors
+
+WORLD = load_world()
+INTENTS = [intent.id for intent in WORLD.intents("harmful", "benign", "borderline")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    lessons = [draw_lesson(WORLD, Random(seed)) for seed in range(600)]
+    texts = [turn.message.content for lesson in lessons for turn in lesson.turns]
+    return train_tokenizer(texts, size=1024)
+
+
+def test_a_word_is_spelt_alike_throughout_a_lesson_and_reads_the_same(tokenizer):
+    texts = ["My vacuum hums: is the vacuum covered, or 48213?", "Your vacuum is covered."]
+    seen = set()
+    for seed in range(40):
+        first, second = Speller(tokenizer, Random(seed))(texts)
+        assert [tokenizer.decode(first), tokenizer.decode(second)] == texts
+        said = [" vacuum" in tokenizer.decode(first[:end]) for end in range(len(first) + 1)]
+        end = said.index(True)
+        pieces = next(
+            first[start:end]
+            for start in range(end)
+            if tokenizer.decode(first[start:end]) == " vacuum"
+        )
+        joined = ",".join(map(str, pieces))
+        assert joined in ",".join(map(str, second))
+        seen.add(joined)
+    assert len(seen) >= 3
+
+
+def test_every_reply_to_a_request_is_learnt_and_says_what_was_wanted():
+    lessons = [answer(WORLD, Random(seed)) for seed in range(200)]
+    replies = [
+        turn for lesson in lessons for turn in lesson.turns if turn.message.role == "assistant"
+    ]
+    assert len(replies) > len(lessons)
+    learnt = [turn for turn in replies if turn.intent]
+    assert {turn.intent for turn in learnt} <= set(INTENTS)
+    assert all(turn.weight == 1.0 for turn in learnt)
+
+
+def test_a_batch_says_where_which_intent_is_to_be_told(tokenizer):
+    encoder = LessonEncoder(tokenizer, intents=INTENTS)
+    turns = (
+        Turn(user("hi"), 0.0), Turn(assistant("Hello"), 1.0),
+        Turn(user("where is it?"), 0.0), Turn(assistant("On its way."), 1.0, INTENTS[3]),
+    )  # fmt: skip
+    encoded = encoder(Lesson(turns))
+    ((place, intent),) = encoded.asked
+    assert intent == 3
+    assert tokenizer.decode(encoded.ids[place:]) == "<|assistant|>On its way.<|end|>"
+    batches = draw_batches(WORLD, request, encoder, Random(1), tokens_per_batch=512)
+    batch = next(batches)
+    assert batch.rows.tolist() == list(range(len(batch.ids)))
+    assert not batch.weights.any()
+    assert (batch.ids[batch.rows, batch.places] == encoded.ids[place]).all()
+
+
+def test_only_what_was_said_before_is_to_be_copied():
+    batch = next(copying_batches(Random(1), vocabulary=99))
+    for ids, weights in zip(batch.ids.tolist(), batch.weights.tolist(), strict=True):
+        learnt = [ids[at] for at, weight in enumerate(weights) if weight]
+        assert set(learnt) <= set(ids[: weights.index(1.0)])
+
+
+def test_made_up_words_are_never_held_out_ones():
+    kind = WORLD.slots["product"]
+    rng = Random(1)
+    drawn = {draw_facts(WORLD.slots, rng)["product"] for _ in range(3000)}
+    assert not drawn & set(kind.heldout)
+    assert len(drawn - set(kind.values)) > 800
+    word = spliced_word(["lamp", "kettle"], Random(2))
+    assert word[:2] in ("la", "ke")
+
+
+def test_embeddings_begin_with_vectors_of_the_words_that_have_one(tokenizer):
+    embeddings = torch.full((len(tokenizer), 192), 7.0)
+    place_vectors(embeddings, tokenizer, scale=0.05)
+    placed = (embeddings != 7.0).any(1)
+    assert placed.float().mean() > 0.4
+    assert embeddings[placed].std() == pytest.approx(0.05, rel=0.5)
+
+    def alike(one, other):
+        rows = [embeddings[tokenizer.convert_tokens_to_ids(f"Ġ{word}")] for word in (one, other)]
+        return float(torch.cosine_similarity(*rows, dim=0))
+
+    assert alike("order", "number") > alike("order", "you")
+    assert known_tokens(tokenizer, {}) == {}

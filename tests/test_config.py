@@ -70,6 +70,17 @@ def test_prompts_come_from_one_file_or_several_with_defaults_of_their_own(tmp_pa
     assert config.prompts.train[1].limit == 5
 
 
+@pytest.mark.parametrize("where", ["models.judge", "models.policy", "reward.base"])
+def test_an_endpoint_is_a_mistake_that_says_what_there_is_instead(tmp_path, where):
+    section, role = where.split(".")
+    path = write(tmp_path, f"{MINIMAL}{section}: {{{role}: 'https://host/v1'}}\n")
+    found = rf"charter\.yaml:3:\d+: `{where}.*: https://host/v1 .* not supported yet"
+    with pytest.raises(ConfigError, match=found) as refused:
+        load_config(path)
+    assert "python:MODULE:FUNCTION" in str(refused.value)
+    assert "compare.human.path" in str(refused.value)
+
+
 def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
     (tmp_path / "mine").mkdir()
     roles = "models: {policy: mine, critic: org/model, judge: 'scripted:s.yaml', reviser: starter}"

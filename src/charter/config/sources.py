@@ -72,6 +72,17 @@ class ModelSource(Section):
     capacity: int = Field(default=64, gt=0)
     """Calls answered at once."""
 
+    @field_validator("source")
+    @classmethod
+    def _is_no_address(cls, source: str) -> str:
+        if "://" in source:
+            raise ValueError(
+                f"{source} is an address, and endpoints are not supported yet: models run in this "
+                "process. Name a directory or a hub id (org/name). Another service's verdicts "
+                "come in by `reinforce.reward: python:MODULE:FUNCTION` or `compare.human.path`"
+            )
+        return source
+
 
 def _as_model(value: object) -> object:
     return {"source": value} if isinstance(value, str) else value

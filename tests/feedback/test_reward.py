@@ -1,6 +1,7 @@
 import logging
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_the_gate_refuses_with_figure_interval_and_remedies(tmp_path):
         }
     )
     with pytest.raises(GuardError) as refused:
-        require_accuracy(poor, section=section)
+        require_accuracy(poor, section=section, run=Path("runs/old"))
     for part in (
         "50.0% of 6 held-out pairs",
         "20.0% to 80.0%",
@@ -175,11 +176,14 @@ def test_the_gate_refuses_with_figure_interval_and_remedies(tmp_path):
         "reward.epochs",
         "models.judge",
         "reinforce.reward=judge",
+        "learn=[sft]",
         "reward.min_accuracy",
+        "`charter report runs/old`",
+        "--run NEW --reuse runs/old",
     ):
         assert part in str(refused.value)
     assert refused.value.exit_code == 6
-    require_accuracy(poor, section=RewardConfig(min_accuracy=0.5))
+    require_accuracy(poor, section=RewardConfig(min_accuracy=0.5), run=tmp_path)
 
 
 def test_what_was_scored_before_changes_no_bit_of_a_reward():
@@ -200,7 +204,7 @@ def test_what_was_scored_before_changes_no_bit_of_a_reward():
 
 def test_the_gate_refuses_where_nothing_was_held_out():
     with pytest.raises(GuardError, match="no held-out pair"):
-        require_accuracy(ordering(()), section=RewardConfig(min_accuracy=0.0))
+        require_accuracy(ordering(()), section=RewardConfig(min_accuracy=0.0), run=Path("runs/old"))
 
 
 def test_a_missing_account_of_the_reward_model_names_the_command(tmp_path):

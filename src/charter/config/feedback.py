@@ -89,7 +89,8 @@ class ConstraintConfig(Section):
     """A second reward that must stay above a level, by a Lagrange multiplier."""
 
     reward: str = Field(min_length=1)
-    """`judge`, a reward model's directory, or `python:MODULE:FUNCTION`."""
+    """`model`, `judge`, a reward model's directory, or `python:MODULE:FUNCTION`, as for the first
+    reward."""
     level: float
     """The mean that rollouts must reach."""
     lr: float = Field(default=0.05, gt=0.0)
@@ -155,6 +156,11 @@ class ReinforceConfig(Section):
                 "`kl_budget` multiplies `kl_weight`, and 0 stays 0: start from a positive weight"
             )
         return self
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """All that responses are rewarded by: the reward, and the constraint's if there is one."""
+        return (self.reward, *([self.constraint.reward] if self.constraint else []))
 
 
 class DpoConfig(TrainingConfig):

@@ -111,11 +111,16 @@ def reward(
     return result
 
 
-def require_accuracy(ordered: Ordering, *, section: RewardConfig) -> None:
+def require_accuracy(ordered: Ordering, *, section: RewardConfig, run: Path) -> None:
     """Stops reinforcement by a reward model that cannot tell responses apart.
 
     What counts is the pairs that the judge compared: by-products and negatives are easier. Where
     there are none, all count.
+
+    Args:
+        ordered: How well it orders held-out pairs.
+        section: Says how well it has to.
+        run: Whose reward model it is; settings can only be changed in another one.
 
     Raises:
         GuardError: It orders fewer held-out pairs as their labels say than `min_accuracy`.
@@ -126,10 +131,11 @@ def require_accuracy(ordered: Ordering, *, section: RewardConfig) -> None:
         return
     raise GuardError(
         f"the reward model orders {accuracy_text(accuracy)} as their labels say; RL needs "
-        f"reward.min_accuracy = {least:.0%}, or it would learn noise. Make more preferences "
-        "(compare.responses, more prompts), train longer (reward.epochs), name a better judge "
-        "(models.judge), reward by the judge itself (reinforce.reward=judge), or lower "
-        "reward.min_accuracy if you know why"
+        f"reward.min_accuracy = {least:.0%}, or it would learn noise. All that was made is "
+        f"kept, and `charter report {run}` shows it. Go on in another run (--run NEW --reuse {run})"
+        ": make more preferences (compare.responses, more prompts), train longer (reward.epochs), "
+        "name a better judge (models.judge), reward by the judge itself (reinforce.reward=judge), "
+        "evaluate without RL (learn=[sft]), or lower reward.min_accuracy if you know why"
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 from charter.config import Config, Learning, load_config
 from charter.console import Progress
@@ -27,6 +28,7 @@ _NEEDED_FOR: Mapping[Stage, frozenset[Learning]] = {
     "dpo": frozenset({"dpo"}),
 }
 """What a stage is run for; the others are run for everything."""
+_LEARNT: tuple[Learning, ...] = get_args(Learning)
 _RESULTS: dict[Stage, tuple[str, ...]] = {
     "revise": ("data/revisions.jsonl", "data/demonstrations.jsonl", "data/revision_pairs.jsonl"),
     "finetune": ("models/sft/training.json", "models/sft/*.safetensors"),
@@ -45,20 +47,26 @@ def stages_of(config: Config) -> tuple[Stage, ...]:
     return tuple(stage for stage in every if _why_not(stage, config) is None)
 
 
-def _why_not(stage: Stage, config: Config) -> str | None:
-    """What says that a run does without a stage, and how to have it; None: it needs the stage."""
+class _Unneeded(NamedTuple):
+    """Why a run does without a stage."""
+
+    reason: str
+    remedy: str
+    """The setting with which a run would need it."""
+
+
+def _why_not(stage: Stage, config: Config) -> _Unneeded | None:
+    """What says that a run does without a stage; None: it needs the stage."""
     learn = config.learn
     if stage in _NEEDED_FOR and not _NEEDED_FOR[stage] & {*learn}:
-        return (
-            f"`learn` is {', '.join(learn)}, which needs no stage `{stage}`. Write what to learn "
-            "in the configuration, such as --set 'learn=[sft, rl]'"
+        return _Unneeded(
+            f"`learn` is {', '.join(learn)}, which needs no stage `{stage}`",
+            f"'learn=[sft, {min(_NEEDED_FOR[stage], key=_LEARNT.index)}]'",
         )
-    constraint = config.reinforce.constraint
-    rewards = {config.reinforce.reward, constraint.reward if constraint else ""}
-    if stage == "reward" and "model" not in rewards:
-        return (
-            f"`reinforce.reward` is {config.reinforce.reward}, which needs no stage `reward`. "
-            "Train a reward model with --set reinforce.reward=model"
+    if stage == "reward" and "model" not in config.reinforce.rewards:
+        return _Unneeded(
+            f"`reinforce.reward` is {config.reinforce.reward}, which needs no stage `reward`",
+            "reinforce.reward=model",
         )
     return None
 
@@ -100,11 +108,23 @@ def _asked_for(request: Request) -> tuple[Stage, ...]:
         known = [stage for stage in get_args(Stage) if stage == name]
         if not known:
             raise ConfigError(f"there is no stage `{name}`; the stages are {', '.join(stages)}")
-        raise ConfigError(f"{_why_not(known[0], config)}.")
+        unneeded = _why_not(known[0], config)
+        assert unneeded is not None
+        raise ConfigError(f"{unneeded.reason}. {_with(unneeded.remedy, run=request.run)}.")
     if request.only is not None:
         return tuple(stage for stage in stages if stage == request.only)
     last = stages.index(request.until) if request.until in stages else len(stages) - 1
     return stages[: last + 1]
+
+
+def _with(setting: str, *, run: Path) -> str:
+    """How to have a run with another setting, which a run that exists does not take."""
+    if not (run / "manifest.json").exists():
+        return f"Set it in the configuration, or with --set {setting}"
+    return (
+        f"{run} keeps its settings, so begin another run: charter run CONFIG --run NEW "
+        f"--reuse {run} --set {setting}"
+    )
 
 
 def _run_stage(stage: Stage, workspace: Workspace) -> Tally:

@@ -50,4 +50,4 @@ def require_accurate_reward(workspace: Workspace) -> None:
         GuardError: It is not accurate enough.
     """
     ordered = read_ordering(workspace.directory.metrics / "reward.json")
-    require_accuracy(ordered, section=workspace.config.reward)
+    require_accuracy(ordered, section=workspace.config.reward, run=workspace.directory.path)

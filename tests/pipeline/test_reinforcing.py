@@ -155,9 +155,28 @@ def test_only_rl_by_a_trained_reward_model_has_a_stage_for_one(judged):
     assert "reward" in stages("reinforce.reward=judge", bounded)
 
 
-def test_a_reward_stage_that_nothing_needs_says_why(judged, tmp_path):
-    with pytest.raises(ConfigError, match=r"`reinforce\.reward` is judge, which needs no stage"):
-        run(judged, tmp_path / "run", "reinforce.reward=judge", only="reward")
+def test_a_reward_stage_that_nothing_needs_says_why_and_what_would_need_it(judged, taught):
+    why = r"`reinforce\.reward` is judge, which needs no stage `reward`\. "
+    setting = r"reinforce\.reward=model\."
+    with pytest.raises(ConfigError, match=why + f"Set it .* with --set {setting}"):
+        run(judged, judged.parent / "new", "reinforce.reward=judge", only="reward")
+    # A run that exists keeps its settings: there the remedy is another run.
+    folder = taught("reinforce.reward=judge")
+    another = f"{folder} keeps its settings, .*--run NEW --reuse {folder} --set {setting}"
+    with pytest.raises(ConfigError, match=why + another):
+        run(judged, folder, "reinforce.reward=judge", only="reward")
+
+
+def test_the_gate_holds_for_a_constraint_by_the_reward_model_too(judged, taught, reward_model):
+    settings = ("reinforce.reward=judge", "reinforce.constraint={reward: model, level: 0.0}")
+    folder = taught(*settings)
+    shutil.move(reward_model, folder / "models" / "reward")
+    measured(folder, rate=0.6)
+    with pytest.raises(GuardError, match=rf"--run NEW --reuse {folder}"):
+        run(judged, folder, *settings, only="reinforce")
+    measured(folder, rate=0.65)
+    run(judged, folder, *settings, only="reinforce")
+    assert (folder / "models" / "rl" / "model.safetensors").exists()
 
 
 def test_a_reward_model_that_is_not_there_is_a_mistake_in_the_configuration(judged, taught):

@@ -61,7 +61,7 @@ async def reinforce_stage(workspace: Workspace) -> Tally:
     chosen = feedback_prompts(workspace)
     result = finished(places, ReinforceResult)
     if result is None:
-        if section.reward == "model":
+        if "model" in section.rewards:
             require_accurate_reward(workspace)
         result = await _train(workspace, chosen.prompts, places=places)
     reasons = dict(chosen.dropped)
@@ -167,10 +167,7 @@ def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded, judging: s
     """Names all that shapes the training: resuming with anything else is refused."""
     config = workspace.config
     section = config.reinforce.model_dump(mode="json", exclude={"checkpoint_every_s"})
-    named = [config.reinforce.reward]
-    if config.reinforce.constraint is not None:
-        named.append(config.reinforce.constraint.reward)
-    directories = [_directory(source, workspace) for source in named]
+    directories = [_directory(source, workspace) for source in config.reinforce.rewards]
     return content_hash(
         {
             "model": loaded.fingerprint,

@@ -47,6 +47,15 @@ def test_every_command_shows_an_example(monkeypatch, capsys, command):
     assert f"Example: charter {command}" in out
 
 
+def test_help_marks_what_may_be_left_out_once_and_says_which_run_must_be_there(
+    monkeypatch, capsys
+):
+    _, shown, _ = charter(monkeypatch, capsys, "inspect", "--help")
+    assert "[OPTIONS] [CONFIG]\n" in shown
+    assert "it must be there" in shown
+    assert "made, or resumed" in charter(monkeypatch, capsys, "run", "--help")[1]
+
+
 def test_help_and_check_load_nothing_heavy():
     program = (
         "import sys; sys.argv = ['charter', 'check', sys.argv[1]]; from charter import cli; "

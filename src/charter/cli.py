@@ -34,18 +34,27 @@ app = typer.Typer(
 )
 
 ConfigArgument = Annotated[
-    Path, typer.Argument(help="The project's configuration.", metavar="[CONFIG]")
+    Path, typer.Argument(help="The project's configuration.", metavar="CONFIG")
 ]
 RunOption = Annotated[
     Path, typer.Option("--run", help="Run directory: made, or resumed where it was left.")
 ]
+BegunRunOption = Annotated[Path, typer.Option("--run", help="Run directory; it must be there.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set finetune.epochs=2."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting, such as finetune.epochs=2; to resume a run, give the same.",
+    ),
 ]
 ReuseOption = Annotated[
     list[Path] | None,
-    typer.Option("--reuse", metavar="RUN", help="Take finished calls from another run's journal."),
+    typer.Option(
+        "--reuse",
+        metavar="RUN",
+        help="Take finished model calls from another run; trained weights are made anew.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
@@ -196,7 +205,7 @@ def evaluate(
 @app.command(epilog="Example: charter inspect charter.yaml --run runs/main --examples 3")
 def inspect(
     config: ConfigArgument = DEFAULT_CONFIG,
-    run: RunOption = DEFAULT_RUN,
+    run: BegunRunOption = DEFAULT_RUN,
     overrides: SetOption = None,
     examples: Annotated[int, typer.Option(min=1, help="How many examples to show.")] = 3,
 ) -> None:

@@ -47,9 +47,7 @@ def test_every_command_shows_an_example(monkeypatch, capsys, command):
     assert f"Example: charter {command}" in out
 
 
-def test_help_marks_what_may_be_left_out_once_and_says_which_run_must_be_there(
-    monkeypatch, capsys
-):
+def test_help_marks_what_may_be_left_out_once_and_says_which_run_must_be_there(monkeypatch, capsys):
     _, shown, _ = charter(monkeypatch, capsys, "inspect", "--help")
     assert "[OPTIONS] [CONFIG]\n" in shown
     assert "it must be there" in shown

@@ -240,12 +240,22 @@ def chat(
     hold_chat(run, terminal=terminal, said=say, temperature=temperature, as_json=as_json)
 
 
-@app.command(epilog="Example: charter diff runs/shop runs/bank")
+@app.command(
+    epilog="Example: charter diff runs/shop runs/bank, or charter diff runs/shop runs/bank "
+    "--column sft"
+)
 def diff(
     first: Annotated[Path, typer.Argument(help="A finished run.", metavar="RUN_A")],
     second: Annotated[
         Path, typer.Argument(help="Another that answered the same prompts.", metavar="RUN_B")
     ],
+    column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Which of their models, such as sft; default: the last trained one of both.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show where two trained models part, by the rules of both; asks no model."""
@@ -253,7 +263,7 @@ def diff(
     from charter.pipeline.contrasting import contrast_runs
 
     terminal = Terminal(quiet=as_json)
-    found = contrast_runs(first, second)
+    found = contrast_runs(first, second, column=column)
     if as_json:
         terminal.result(found.model_dump_json(indent=2))
         return

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from charter.constitution import Constitution, Principle
-from charter.errors import PromptError
+from charter.errors import ConfigError, PromptError, RunError
 from charter.evaluation.contrast import contrast
 from charter.evaluation.contrast_table import contrast_table, example_text, example_title
 from charter.evaluation.figures import GradedAnswer
@@ -23,8 +25,11 @@ def prompts(count=6, **changes):
     ]
 
 
-def answered(label, *, constitution=SHOP, asked=None, base=None, **sft):
-    """A run; texts by prompt id, several of them in a list. Without: every answer is good."""
+def answered(label, *, constitution=SHOP, asked=None, base=None, more=None, **sft):
+    """A run; texts by prompt id, several of them in a list. Without: every answer is good.
+
+    `more` has those of other columns than `base` and `sft`.
+    """
     asked = prompts() if asked is None else asked
 
     def rows(column, texts):
@@ -51,7 +56,11 @@ def answered(label, *, constitution=SHOP, asked=None, base=None, **sft):
         run=f"runs/{label}",
         constitution=constitution,
         prompts=asked,
-        answers=[*rows("base", texts), *rows("sft", sft)],
+        answers=[
+            row
+            for column, said in {"base": texts, "sft": sft, **(more or {})}.items()
+            for row in rows(column, said)
+        ],
     )
 
 
@@ -76,6 +85,33 @@ def test_both_models_are_measured_by_the_rules_of_both():
     assert found["shop", "ssn"] == (1.0, 0.0, 2 / 7, 1.5 / 6)
     assert found["bank", "praise"] == (0.0, 0.5, 0.0, -0.5)
     assert found["bank", "any rule"] == found["bank", "praise"]
+
+
+def test_the_last_trained_column_that_both_have_is_compared():
+    three = answered("three", more={"rl": {"p0": ASKS}, "dpo": {}})
+    two = answered("two", more={"rl": {}})
+    found = contrast(three, two)
+    assert (found.column, rates(found)["three", "ssn"][1:3]) == ("rl", (1 / 6, 0.0))
+    assert contrast_table(found).title.startswith("Answers of rl to ")
+    assert contrast(three, answered("one")).column == "sft"
+    assert contrast(three, three).column == "dpo"
+
+
+def test_a_column_that_is_named_is_compared_or_refused():
+    first, second = answered("a", more={"rl": {}}), answered("b", more={"rl": {}}, p1=ASKS)
+    found = contrast(first, second, column="sft")
+    assert (found.column, rates(found)["a", "ssn"][1:3]) == ("sft", (0.0, 1 / 6))
+    assert contrast(first, second, column="base").column == "base"
+    with pytest.raises(ConfigError, match=r"--column dpo: runs/a has .*; it has base, sft, rl"):
+        contrast(first, second, column="dpo")
+
+
+def test_runs_without_a_trained_column_in_common_say_what_each_has():
+    plain = answered("plain")
+    untrained = replace(plain, answers=[row for row in plain.answers if row.column == "base"])
+    with pytest.raises(RunError, match=r"has the columns base, sft and .* base: no trained"):
+        contrast(plain, untrained)
+    assert contrast(plain, untrained, column="base").prompts == 6
 
 
 def test_a_line_says_whether_the_models_part():

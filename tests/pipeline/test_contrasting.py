@@ -105,6 +105,10 @@ def test_the_command_prints_a_row_for_each_rule_and_what_sets_the_models_apart(
     assert rows.index("rules of shop broken \u2193") < rows.index("rules of bank broken \u2193")
     assert "bank breaks shop's rule ssn, shop keeps it (heldout-0)" in out
     assert "I lost my password 900." in out
+    assert "Answers of sft to shared prompts" in out
+    assert (
+        "--column rl" in charter(monkeypatch, capsys, "diff", shop_run, other, "--column", "rl")[2]
+    )
     assert "Both answered 6 prompts, of 6 and 6." in out
 
 
@@ -161,7 +165,7 @@ def test_the_command_that_an_error_names_mends_the_run(monkeypatch, capsys, tmp_
 
 def test_a_run_without_a_trained_models_answers_says_how_to_get_them(project, tmp_path, shop_run):
     base = run(project, tmp_path / "base", "evaluate.columns=[base]", until="evaluate")
-    with pytest.raises(RunError, match=r"the column `sft` in `evaluate.columns`: --run NEW"):
+    with pytest.raises(RunError, match=r"no trained model's .* `evaluate.columns` \(--run NEW"):
         contrast_runs(base, shop_run)
 
 

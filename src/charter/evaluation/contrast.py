@@ -1,4 +1,4 @@
-"""Where two trained models part that answered the same prompts.
+"""Where two models part that answered the same prompts.
 
 Answers are graded anew by the patterns of both constitutions, so each model is also measured by
 the rules that it was not trained on. All figures are of the prompts that both answered.
@@ -11,7 +11,14 @@ from typing import get_args
 
 from charter.evaluation.examples import Example, examples
 from charter.evaluation.figures import Difference, Rate
-from charter.evaluation.pairing import Answered, Paired, is_base_shared, paired, shared_prompts
+from charter.evaluation.pairing import (
+    Answered,
+    Paired,
+    is_base_shared,
+    paired,
+    shared_column,
+    shared_prompts,
+)
 from charter.evaluation.rates import Verdict, broken, difference, rate
 from charter.records import Kind, Record
 
@@ -26,11 +33,11 @@ class Side(Record):
     constitution: str
     """The name of the one that it is graded by."""
     prompts: int
-    """That its trained model answered."""
+    """That its model answered."""
 
 
 class Line(Record):
-    """One figure of the base model and of both trained ones."""
+    """One figure of the base model and of the two that are compared."""
 
     name: str
     base: Rate
@@ -58,6 +65,8 @@ class Group(Record):
 class Contrast(Record):
     """Where two models part."""
 
+    column: str
+    """Of both models, such as `rl`."""
     first: Side
     second: Side
     prompts: int
@@ -70,22 +79,31 @@ class Contrast(Record):
     examples: tuple[Example, ...]
 
 
-def contrast(first: Answered, second: Answered) -> Contrast:
+def contrast(first: Answered, second: Answered, *, column: str | None = None) -> Contrast:
     """The figures of both models by each one's rules, and the prompts that set them apart.
 
+    Args:
+        first: A run's answers.
+        second: Another's.
+        column: Of both models; None: the last trained one that both runs have.
+
     Raises:
+        ConfigError: A run has no answers in the column that is named.
+        RunError: No trained model's column is in both.
         PromptError: There is no prompt that both models answered.
     """
-    shared = shared_prompts(first, second)
+    column = shared_column(first, second, named=column)
+    shared = shared_prompts(first, second, column=column)
     is_same = first.constitution.principles == second.constitution.principles
     graded = [
-        paired(owner, first=first, second=second, on=shared)
+        paired(owner, first=first, second=second, column=column, on=shared)
         for owner in ((first,) if is_same else (first, second))
     ]
     messages = {prompt.id: prompt.messages for prompt in first.prompts}
     return Contrast(
-        first=_side(first),
-        second=_side(second),
+        column=column,
+        first=_side(first, column=column),
+        second=_side(second, column=column),
         prompts=len(shared),
         is_base_shared=is_base_shared(first, second, on=shared),
         groups=(*map(_rules, graded), *_by_kind(graded[0])),
@@ -93,12 +111,12 @@ def contrast(first: Answered, second: Answered) -> Contrast:
     )
 
 
-def _side(answered: Answered) -> Side:
+def _side(answered: Answered, *, column: str) -> Side:
     return Side(
         label=answered.label,
         run=answered.run,
         constitution=answered.constitution.name,
-        prompts=len(answered.asked),
+        prompts=len(answered.asked(column)),
     )
 
 

@@ -16,7 +16,7 @@ def contrast_table(contrast: Contrast) -> Grid:
     """One row for each rule of both constitutions, then refusals and help by kind of prompt."""
     first, second = contrast.first, contrast.second
     return Grid(
-        title="The same held-out prompts, with 95 % intervals "
+        title=f"Answers of {contrast.column} to shared prompts, 95 % intervals "
         f"({LOWER.strip()} lower is better, {HIGHER.strip()} higher)",
         header=("", "n", "base", first.label, second.label, "points", ""),
         sections=tuple(_section(group, contrast=contrast) for group in contrast.groups),

@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from charter.constitution import Constitution, Principle
-from charter.errors import PromptError
-from charter.evaluation.columns import BASE
+from charter.errors import ConfigError, PromptError, RunError
+from charter.evaluation.columns import BASE, STARTED_FROM
 from charter.evaluation.figures import GradedAnswer
 from charter.evaluation.graders import grade
 from charter.evaluation.rates import about, of_kind
 from charter.records import Kind, Prompt
-
-TRAINED = "sft"
-"""The column of a trained model's answers."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +28,13 @@ class Answered:
     answers: Sequence[GradedAnswer]
 
     @property
-    def asked(self) -> dict[str, Prompt]:
-        """The prompts, by id, that the trained model answered."""
-        reached = {row.prompt_id for row in self.answers if row.column == TRAINED}
+    def columns(self) -> tuple[str, ...]:
+        """The columns that there are answers of, in the order of the evaluation."""
+        return tuple(dict.fromkeys(row.column for row in self.answers))
+
+    def asked(self, column: str) -> dict[str, Prompt]:
+        """The prompts, by id, that a column's model answered."""
+        reached = {row.prompt_id for row in self.answers if row.column == column}
         return {prompt.id: prompt for prompt in self.prompts if prompt.id in reached}
 
 
@@ -62,13 +63,39 @@ class Paired:
         return replace(self, base=pick(self.base), first=pick(self.first), second=pick(self.second))
 
 
-def shared_prompts(first: Answered, second: Answered) -> frozenset[str]:
+def shared_column(first: Answered, second: Answered, *, named: str | None = None) -> str:
+    """The column in which two runs are compared: the one named, or the last trained of both.
+
+    Raises:
+        ConfigError: A run has no answers in the column that is named.
+        RunError: No trained model's column is in both.
+    """
+    for run in (first, second):
+        if named is not None and named not in run.columns:
+            raise ConfigError(
+                f"--column {named}: {run.run} has no answers in that column; it has "
+                f"{', '.join(run.columns) or 'none'}"
+            )
+    if named is not None:
+        return named
+    in_both = [column for column in first.columns if column in second.columns]
+    trained = [column for column in in_both if column in STARTED_FROM]
+    if not trained:
+        raise RunError(
+            f"{first.run} has the columns {', '.join(first.columns)} and {second.run} "
+            f"{', '.join(second.columns)}: no trained model's in both. Evaluate both with one more "
+            "in `evaluate.columns` (--run NEW --reuse RUN), or name a column with --column."
+        )
+    return trained[-1]
+
+
+def shared_prompts(first: Answered, second: Answered, *, column: str) -> frozenset[str]:
     """Ids of the prompts that both models answered: the same id and the same messages.
 
     Raises:
         PromptError: There are none.
     """
-    ours, theirs = first.asked, second.asked
+    ours, theirs = first.asked(column), second.asked(column)
     in_both = ours.keys() & theirs.keys()
     same = frozenset(key for key in in_both if ours[key].messages == theirs[key].messages)
     if same:
@@ -86,22 +113,25 @@ def shared_prompts(first: Answered, second: Answered) -> frozenset[str]:
     )
 
 
-def paired(owner: Answered, *, first: Answered, second: Answered, on: frozenset[str]) -> Paired:
+def paired(
+    owner: Answered, *, first: Answered, second: Answered, column: str, on: frozenset[str]
+) -> Paired:
     """All answers to some prompts, graded as the owner's are: by its rules and prompts.
 
     Args:
         owner: One of the two runs.
         first: The run whose model is called the first.
         second: The other run.
+        column: Of both models.
         on: Ids of the prompts, which both runs have.
     """
     prompts = {prompt.id: prompt for prompt in owner.prompts if prompt.id in on}
 
-    def of(answered: Answered, column: str) -> list[GradedAnswer]:
+    def of(answered: Answered, name: str) -> list[GradedAnswer]:
         return [
             _graded(row, prompt=prompts[row.prompt_id], constitution=owner.constitution)
             for row in answered.answers
-            if row.column == column and row.prompt_id in on
+            if row.column == name and row.prompt_id in on
         ]
 
     return Paired(
@@ -109,8 +139,8 @@ def paired(owner: Answered, *, first: Answered, second: Answered, on: frozenset[
         principles=owner.constitution.principles,
         labels=(first.label, second.label),
         base=of(first, BASE) or of(second, BASE),
-        first=of(first, TRAINED),
-        second=of(second, TRAINED),
+        first=of(first, column),
+        second=of(second, column),
     )
 
 

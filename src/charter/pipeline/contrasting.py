@@ -13,7 +13,7 @@ from charter.errors import RunError
 from charter.evaluation.columns import BASE
 from charter.evaluation.contrast import Contrast, contrast
 from charter.evaluation.figures import GradedAnswer
-from charter.evaluation.pairing import TRAINED, Answered
+from charter.evaluation.pairing import Answered
 from charter.records import Prompt, Record
 
 _LONGEST_LABEL = 12
@@ -22,15 +22,23 @@ _LONGEST_LABEL = 12
 Row = TypeVar("Row", bound=Record)
 
 
-def contrast_runs(first: Path, second: Path) -> Contrast:
-    """Where the trained models of two runs part; asks no model.
+def contrast_runs(first: Path, second: Path, *, column: str | None = None) -> Contrast:
+    """Where the models of two runs part; asks no model.
+
+    Args:
+        first: A run directory.
+        second: Another.
+        column: Of both models; None: the last trained one that both runs have.
 
     Raises:
-        RunError: One of them is no run, or its evaluation is not done.
+        RunError: One of them is no run, its evaluation is not done, or no trained model's column
+            is in both.
+        ConfigError: One of them has no answers in the column that is named.
         PromptError: They answered no prompt in common.
     """
     label, other = _labels(first, second)
-    return contrast(_answered(first, label=label), _answered(second, label=other))
+    answered = _answered(first, label=label), _answered(second, label=other)
+    return contrast(*answered, column=column)
 
 
 def _labels(first: Path, second: Path) -> tuple[str, str]:
@@ -51,7 +59,7 @@ def _answered(run: Path, *, label: str) -> Answered:
     if not (prompts.is_file() and answers.is_file()):
         raise RunError(f"{run}: its evaluation is not done. Run `{_again(run)}` first.")
     graded_by = run / "evaluate.constitution.yaml"
-    answered = Answered(
+    return Answered(
         label=label,
         run=str(run),
         constitution=load_constitution(
@@ -60,12 +68,6 @@ def _answered(run: Path, *, label: str) -> Answered:
         prompts=tuple(_rows(prompts, Prompt, run=run)),
         answers=tuple(_rows(answers, GradedAnswer, run=run)),
     )
-    if not answered.asked:
-        raise RunError(
-            f"{run}: its evaluation has no answers of a trained model. Evaluate with the column "
-            f"`{TRAINED}` in `evaluate.columns`: --run NEW --reuse {run}."
-        )
-    return answered
 
 
 def _rows(path: Path, kind: type[Row], *, run: Path) -> Iterator[Row]:

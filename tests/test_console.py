@@ -132,3 +132,16 @@ def test_the_name_of_a_row_stays_on_one_line(monkeypatch, capsys):
 def test_a_message_in_a_pipe_is_one_line(capsys):
     Terminal().say("word " * 100)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("columns", "is_beside"), [(80, False), (100, True)])
+def test_texts_stand_beside_each_other_only_where_they_can_be_read(
+    monkeypatch, capsys, columns, is_beside
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(Console, "is_terminal", True)
+    Terminal().side_by_side([(name, "so it says " * 20) for name in ("base", "sft", "rl")])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert (lines[0].split() == ["base", "sft", "rl"]) is is_beside
+    assert any(line.startswith("rl ") for line in lines) is not is_beside

@@ -221,23 +221,41 @@ def inspect(
     terminal.say("dim: read only; green: trained on, the terminator included")
 
 
-@app.command(epilog='Example: charter chat runs/main, or charter chat runs/main --say "hello"')
+@app.command(
+    epilog="Example: charter chat runs/main, or charter chat runs/main --column base --column rl "
+    '--say "hello"'
+)
 def chat(
     run: Annotated[Path, typer.Argument(help="A run whose fine-tuning is done.")],
     say: Annotated[
         list[str] | None, typer.Option(help="Say this instead of asking; may be given again.")
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="A model to talk to: base, sft, rl or dpo; may be given again. Default: all that "
+            "the run has.",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Talk to the base model and the trained one side by side."""
+    """Talk to the base model and the trained ones side by side."""
     from charter.pipeline.chatting import hold_chat
 
     terminal = Terminal(quiet=as_json)
     terminal.log_warnings()
     if say is None:
         terminal.say("Each model keeps its own conversation. /new starts over, Ctrl-D ends.")
-    hold_chat(run, terminal=terminal, said=say, temperature=temperature, as_json=as_json)
+    hold_chat(
+        run,
+        terminal=terminal,
+        said=say,
+        columns=column or (),
+        temperature=temperature,
+        as_json=as_json,
+    )
 
 
 @app.command(

@@ -37,6 +37,8 @@ _PIPED_COLUMNS = 120
 _UNBOUNDED = 10_000
 _FIGURE = 12
 """Characters up to which a cell is a figure, which is not broken into lines."""
+_READABLE = 30
+"""Characters that a text needs to be read in a column of its own."""
 _SHORT_NAME = 32
 """Characters up to which a row's name is not broken into lines."""
 
@@ -291,12 +293,9 @@ class Terminal:
             return None
 
     def side_by_side(self, columns: Sequence[tuple[str, str]]) -> None:
-        """Texts beside each other, each under its title."""
-        table = Table(box=None, expand=True, pad_edge=False, title_justify="left")
-        for title, _ in columns:
-            table.add_column(Text(visible(title), style="bold cyan"), ratio=1)
-        table.add_row(*(Text(visible(text)) for _, text in columns))
-        self._out.print(table)
+        """Texts beside each other, each under its title; one below the other where it is narrow."""
+        is_narrow = len(columns) > 1 and self._out.width < len(columns) * _READABLE
+        self._out.print(_stacked(columns) if is_narrow else _beside(columns))
         self._out.print()
 
     def spans(self, title: str, spans: Sequence[tuple[str, str]]) -> None:
@@ -306,6 +305,23 @@ class Terminal:
             Text.assemble(*((visible(text), style) for text, style in spans)), soft_wrap=True
         )
         self._out.print()
+
+
+def _beside(columns: Sequence[tuple[str, str]]) -> Table:
+    table = Table(box=None, expand=True, pad_edge=False, title_justify="left")
+    for title, _ in columns:
+        table.add_column(Text(visible(title), style="bold cyan"), ratio=1)
+    table.add_row(*(Text(visible(text)) for _, text in columns))
+    return table
+
+
+def _stacked(columns: Sequence[tuple[str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column()
+    for title, text in columns:
+        table.add_row(Text(visible(title)), Text(visible(text)))
+    return table
 
 
 def _table(grid: Grid) -> Table:

@@ -1,10 +1,11 @@
 import json
+import shutil
 import signal
 
 import pytest
 
 from charter.console import Silent, Terminal
-from charter.errors import RunError
+from charter.errors import ConfigError, RunError
 from charter.pipeline import Request, run_pipeline
 from charter.pipeline.chatting import hold_chat
 
@@ -20,8 +21,15 @@ def trained(project, tmp_path):
     return folder
 
 
-def chat(folder, capsys, *said, as_json=True):
-    hold_chat(folder, terminal=Terminal(), said=said, temperature=0.0, as_json=as_json)
+def chat(folder, capsys, *said, columns=(), as_json=True):
+    hold_chat(
+        folder,
+        terminal=Terminal(),
+        said=said,
+        columns=columns,
+        temperature=0.0,
+        as_json=as_json,
+    )
     return capsys.readouterr().out
 
 
@@ -51,6 +59,26 @@ def test_both_models_are_told_what_all_prompts_are(project, tmp_path, capsys):
 def test_the_columns_are_named(trained, capsys):
     shown = chat(trained, capsys, "hi", as_json=False)
     assert shown.splitlines()[0].split() == ["base", "sft"]
+
+
+@pytest.fixture
+def reinforced(trained):
+    """The same with an RL model, which any will do for, and one that somebody deleted."""
+    shutil.copytree(trained / "models" / "sft", trained / "models" / "rl")
+    (trained / "models" / "dpo").mkdir()
+    return trained
+
+
+def test_every_trained_model_answers_beside_the_base(reinforced, capsys):
+    said = json.loads(chat(reinforced, capsys, "hello"))
+    assert list(said) == ["you", "base", "sft", "rl"]
+    assert said["rl"] == said["sft"]
+
+
+def test_only_models_that_are_named_answer(reinforced, capsys):
+    assert list(json.loads(chat(reinforced, capsys, "hi", columns=("rl",)))) == ["you", "rl"]
+    with pytest.raises(ConfigError, match=r"--column dpo: .* it has base, sft, rl"):
+        chat(reinforced, capsys, "hi", columns=("rl", "dpo"))
 
 
 def test_a_run_without_a_trained_model_says_what_to_do(tmp_path):

@@ -8,11 +8,13 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from charter.config import Config, load_config
+from charter.config import Config, ModelSource, load_config
 from charter.console import Terminal
-from charter.errors import RunError
+from charter.errors import ConfigError, RunError
+from charter.evaluation.columns import BASE, STARTED_FROM
 from charter.model import Model
 from charter.models.sources import open_model
+from charter.pipeline.roles import trained_source
 from charter.records import Dialogue, Sampling, assistant, user, with_system_turn
 from charter.seeding import derive
 
@@ -28,6 +30,7 @@ def hold_chat(
     *,
     terminal: Terminal,
     said: Sequence[str] | None,
+    columns: Sequence[str] = (),
     temperature: float,
     as_json: bool,
 ) -> None:
@@ -37,18 +40,21 @@ def hold_chat(
         run: A run directory with a fine-tuned model.
         terminal: Where it is said and shown.
         said: What to say instead of asking the terminal.
-        temperature: Of both models.
+        columns: The models to talk to; none means the base and every trained one.
+        temperature: Of all models.
         as_json: One JSON object a line instead of columns.
 
     Raises:
         RunError: There is no run, or its fine-tuning is not done.
+        ConfigError: The run has no model of a column that is named.
     """
     config = _config_of(run)
+    sources = _chosen(_sources(run, config), columns=columns, run=run)
     lines = said if said is not None else _asked(terminal)
     # A line is read outside the loop: inside, waiting for it would hold up an interruption.
     with (
         asyncio.Runner() as runner,
-        _opened(config, trained=run / "models" / "sft", runner=runner) as models,
+        _opened(sources, runner=runner) as models,
     ):
         heard: Conversations = dict.fromkeys(models, ())
         for number, line in enumerate(lines):
@@ -77,14 +83,34 @@ def _asked(terminal: Terminal) -> Iterator[str]:
             yield line.strip()
 
 
+def _sources(run: Path, config: Config) -> Mapping[str, ModelSource]:
+    """The base model and every trained one that is there, by their columns' names."""
+    places = {column: run / "models" / column for column in STARTED_FROM}
+    trained = {
+        column: trained_source(config.models, at=at)
+        for column, at in places.items()
+        if any(at.glob("*.safetensors"))
+    }
+    return {BASE: config.models.policy, **trained}
+
+
+def _chosen(
+    sources: Mapping[str, ModelSource], *, columns: Sequence[str], run: Path
+) -> Mapping[str, ModelSource]:
+    if missing := [column for column in columns if column not in sources]:
+        raise ConfigError(
+            f"--column {missing[0]}: {run} has no such model to talk to; it has "
+            f"{', '.join(sources)}"
+        )
+    return {column: sources[column] for column in columns} or sources
+
+
 @contextmanager
-def _opened(config: Config, *, trained: Path, runner: asyncio.Runner) -> Generator[Models]:
-    """The base model and the trained one by their columns' names, closed at the end."""
-    policy = config.models.policy
-    sft = policy.model_copy(update={"source": str(trained), "revision": None})
+def _opened(sources: Mapping[str, ModelSource], *, runner: asyncio.Runner) -> Generator[Models]:
+    """The models by their columns' names, closed at the end."""
     models: dict[str, Model] = {}
     try:
-        for name, source in (("base", policy), ("sft", sft)):
+        for name, source in sources.items():
             models[name] = runner.run(open_model(source))
         yield models
     finally:

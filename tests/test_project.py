@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from charter.config import Config, ModelsConfig, ModelSource
+from charter.errors import ConfigError
 from charter.project import check_project, init_project
 
 CONSTITUTION = """
@@ -131,3 +133,36 @@ def test_a_new_project_has_no_file_that_its_configuration_does_not_mention(tmp_p
     assert [
         str(one) for one in written if str(one) not in text and one.name != "charter.yaml"
     ] == []
+
+
+@pytest.mark.parametrize("model", ["org/name", "a: #folder"])
+def test_a_project_on_another_model_has_none_of_the_starters_settings(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    if model != "org/name":
+        (tmp_path / model).mkdir()
+    init_project(tmp_path / "mine", model=model)
+    found = check_project(tmp_path / "mine" / "charter.yaml")
+    assert found.problems == []
+    config = found.config
+    policy = model if model == "org/name" else str(tmp_path / model)
+    assert config.models == ModelsConfig(policy=ModelSource(source=policy))
+    plain = Config(constitution=config.constitution, prompts=config.prompts)
+    changed = {
+        name for name in Config.model_fields if getattr(plain, name) != getattr(config, name)
+    }
+    assert changed == {"models", "learn"}
+
+
+def test_what_a_project_on_another_model_says_of_its_files_is_true(tmp_path):
+    written = {path.name for path in init_project(tmp_path, model="org/name")}
+    text = (tmp_path / "charter.yaml").read_text()
+    assert "examples of the" in text
+    assert not any(word in text for word in ("bank", "starter"))
+    assert "bank.yaml" not in written
+
+
+def test_a_model_that_is_no_directory_is_refused_before_anything_is_written(tmp_path):
+    for model in (f"{tmp_path}/nothing", "./nothing", "https://host/v1"):
+        with pytest.raises(ConfigError, match="no such directory"):
+            init_project(tmp_path / "mine", model=model)
+    assert not (tmp_path / "mine").exists()

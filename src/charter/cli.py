@@ -62,16 +62,31 @@ DEFAULT_CONFIG = Path("charter.yaml")
 DEFAULT_RUN = Path("runs/main")
 
 
-@app.command(epilog="Example: charter init support-bot")
+@app.command(
+    epilog="Example: charter init support-bot, or charter init support-bot --model ./my-model, or "
+    "charter init support-bot --model org/name"
+)
 def init(
-    directory: Annotated[Path, typer.Argument(help="Folder to write the project to.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Folder to write the project to.", metavar="DIR")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="The model to align: a directory or a hub id. Settings that suit the tiny starter "
+            "only are then left at their defaults.",
+        ),
+    ] = "starter",
 ) -> None:
-    """Write a small project on the starter model that runs as it is."""
+    """Write a small project that runs as it is: on the starter model, or on yours."""
     from charter.project import init_project
 
     terminal = Terminal()
-    for path in init_project(directory):
+    for path in init_project(directory, model=model):
         terminal.say(f"wrote {path}")
+    if model != "starter":
+        terminal.say(f"put your rules and prompts in place of the examples in {directory}/")
     terminal.say(f"next: charter check {directory}/charter.yaml")
     terminal.say(f"      charter run {directory}/charter.yaml --run runs/{directory.name}")
 
@@ -226,7 +241,7 @@ def inspect(
     '--say "hello"'
 )
 def chat(
-    run: Annotated[Path, typer.Argument(help="A run whose fine-tuning is done.")],
+    run: Annotated[Path, typer.Argument(help="A run whose fine-tuning is done.", metavar="RUN")],
     say: Annotated[
         list[str] | None, typer.Option(help="Say this instead of asking; may be given again.")
     ] = None,
@@ -296,7 +311,7 @@ def diff(
 
 @app.command(epilog="Example: charter report runs/main")
 def report(
-    run: Annotated[Path, typer.Argument(help="A run directory, finished or not.")],
+    run: Annotated[Path, typer.Argument(help="A run directory, finished or not.", metavar="RUN")],
     as_json: JsonOption = False,
 ) -> None:
     """Write report.html anew from what a run has left so far; asks no model."""

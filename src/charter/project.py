@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from charter.config import Config, PromptSource, load_config
+from charter.config import STARTER, Config, PromptSource, load_config
 from charter.constitution import Constitution, load_constitution
 from charter.errors import ConfigError, ConstitutionError
 from charter.evaluation.columns import STARTED_FROM, opponents
@@ -19,33 +20,72 @@ DEMO_CONFIG = STARTER_PROJECT / "charter.yaml"
 _PROJECT_FILES = (
     "charter.yaml",
     "constitution.yaml",
-    "bank.yaml",
     "prompts/train.jsonl",
     "prompts/rl.jsonl",
     "prompts/heldout.jsonl",
 )
+_STARTER_FILES = ("bank.yaml",)
+"""What a project on another model does without."""
+_MARK = "[starter]"
+"""Stands in the lines of the starter's configuration that suit no other model."""
+_STARTER_POLICY = f"  policy: {STARTER}                   "
+"""With the space before the comment."""
+_EXAMPLES = """\
+# constitution.yaml and prompts/ hold the rules and prompts of an invented shop: examples of the
+# form, to be replaced by yours.
+"""
 
 
-def init_project(directory: Path) -> list[Path]:
-    """Writes a small project on the starter model; returns the files written.
+def init_project(directory: Path, *, model: str = STARTER) -> list[Path]:
+    """Writes a small project; returns the files written.
+
+    Args:
+        directory: Where to.
+        model: The policy: `starter`, a directory, or a hub id.
 
     Raises:
         ConfigError: One of the files is there already; none is overwritten. Or the folder cannot
-            be written to.
+            be written to, or there is no such model directory.
     """
-    targets = [directory / name for name in _PROJECT_FILES]
+    names = _PROJECT_FILES + (_STARTER_FILES if model == STARTER else ())
+    contents = {name: (STARTER_PROJECT / name).read_bytes() for name in names}
+    if model != STARTER:
+        text = _on_model(contents["charter.yaml"].decode(), policy=_policy(model))
+        contents["charter.yaml"] = text.encode()
+    targets = [directory / name for name in names]
     try:
         taken = [str(path) for path in targets if path.exists()]
         if taken:
             raise ConfigError(f"{', '.join(taken)}: already there. Choose another folder.")
-        for name, target in zip(_PROJECT_FILES, targets, strict=True):
+        for content, target in zip(contents.values(), targets, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((STARTER_PROJECT / name).read_bytes())
+            target.write_bytes(content)
     except OSError as error:
         raise ConfigError(
             f"{directory}: no project can be written there ({error}). Choose another folder."
         ) from error
     return targets
+
+
+def _policy(model: str) -> str:
+    """What a configuration in another folder calls the model: an absolute path, or a hub id."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ConfigError(
+            f"--model {model}: no such directory. Name the directory of a Hugging Face causal "
+            "language model, or a hub id such as org/name."
+        )
+    return model
+
+
+def _on_model(configuration: str, *, policy: str) -> str:
+    """The starter's configuration for another model: with defaults where it says `[starter]`."""
+    kept = [line for line in configuration.splitlines(keepends=True) if _MARK not in line]
+    # JSON's quotes are YAML's too, and a path may hold anything.
+    named = f"  policy: {json.dumps(policy, ensure_ascii=False)} ".ljust(len(_STARTER_POLICY))
+    return _EXAMPLES + "".join(kept).replace(_STARTER_POLICY, named)
 
 
 @dataclass

@@ -160,13 +160,8 @@ def test_swapping_the_responses_with_the_label_leaves_the_loss(prompt, first, se
 def test_the_gate_refuses_with_figure_interval_and_remedies(tmp_path):
     weak = taught_into(tmp_path, reward, section=BRIEF.model_copy(update={"lr": 1e-9}), **FEW)
     section = RewardConfig(min_accuracy=1.0)
-    poor = weak.ordering.model_copy(
-        update={
-            "accuracy": weak.ordering.accuracy.model_copy(
-                update={"rate": 0.5, "low": 0.2, "high": 0.8}
-            )
-        }
-    )
+    half = weak.ordering.accuracy.model_copy(update={"rate": 0.5, "low": 0.2, "high": 0.8})
+    poor = weak.ordering.model_copy(update={"judged": half})
     with pytest.raises(GuardError) as refused:
         require_accuracy(poor, section=section, run=Path("runs/old"))
     for part in (

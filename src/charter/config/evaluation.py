@@ -25,12 +25,16 @@ class EvaluateConfig(Section):
     judged_samples: int = Field(default=1, ge=0)
     """How many of them the judge grades too."""
     temperature: float = Field(default=1.0, ge=0.0)
+    """Of the answers."""
     max_new_tokens: int = Field(default=256, gt=0)
+    """Of an answer."""
     system: str | None = None
+    """A system turn put before every held-out prompt that has none."""
     groups: tuple[str, ...] = ()
     """Tags of harmful prompts: those with such a tag, and those without it, get figures of their
     own."""
     max_failed: Fraction = 0.05
+    """The stage fails when a larger share of its answers failed."""
     head_to_head: Fraction = 1.0
     """Share of the held-out prompts, in a keyed draw, on which the judge compares the trained
     models' answers in pairs, in both orders; 0: none."""

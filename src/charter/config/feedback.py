@@ -32,6 +32,7 @@ class CompareConfig(Section):
     """Per prompt; all pairs of them are compared, identical ones counted and not judged."""
     temperature: float = Field(default=1.0, gt=0.0)
     max_new_tokens: int = Field(default=256, gt=0)
+    """Of a response, and of a chain of thought."""
     negatives: Fraction = 0.0
     """Share of the benign and borderline prompts whose first response is also compared with one to
     a harmful prompt. Where the SFT model refuses nothing harmless, no other pair shows that a
@@ -55,9 +56,11 @@ class CompareConfig(Section):
     revised_p: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
     """How sure those are."""
     human: HumanPreferences | None = None
+    """Preferences of people, to mix in."""
     max_position_bias: Fraction = 0.3
     """A larger share of labels that follow the position rather than the reply is warned of."""
     max_failed: Fraction = 0.05
+    """The stage fails when a larger share of its records failed."""
 
     @model_validator(mode="after")
     def _clamp_is_an_interval(self) -> CompareConfig:
@@ -74,6 +77,7 @@ class RewardConfig(TrainingConfig):
     """What carries the scalar head; default: the SFT model."""
     epochs: float = Field(default=2.0, gt=0.0)
     validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Of the prompts; their pairs are ordered, not learnt from."""
     near_duplicate: Fraction = 0.8
     """Prompts this similar stay on one side of the split, and away from the held-out ones."""
     margin: float = Field(default=0.0, ge=0.0)
@@ -96,17 +100,21 @@ class ConstraintConfig(Section):
     lr: float = Field(default=0.05, gt=0.0)
     """How fast the multiplier moves."""
     max_multiplier: float = Field(default=10.0, gt=0.0)
+    """The most that the constraint may weigh against the reward."""
 
 
 class ReinforceConfig(Section):
     """Reward model + SFT model -> RL model, near the SFT model."""
 
     algorithm: Literal["grpo", "rloo"] = "grpo"
+    """How a response is measured against its group."""
     reward: str = Field(default="model", min_length=1)
     """`model` (the trained reward model), `judge` (no reward model), a reward model's directory,
     or `python:MODULE:FUNCTION`, called with the prompts and responses of a step."""
     steps: int = Field(default=200, gt=0)
+    """At most; monitors may end training before."""
     prompts_per_step: int = Field(default=16, gt=0)
+    """Answered by the policy as it is at that step."""
     group: int = Field(default=8, ge=2)
     """Responses sampled per prompt; each is measured against the others."""
     passes: int = Field(default=1, ge=1)
@@ -120,6 +128,7 @@ class ReinforceConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     lora: LoraConfig | None = None
+    """As in a training, for RL alone: each stage has its own."""
     gradient_checkpointing: bool = False
     clip: float = Field(default=0.2, gt=0.0)
     """How far a token's probability ratio may move in one step of rollouts."""
@@ -131,11 +140,13 @@ class ReinforceConfig(Section):
     """Of the loss of SFT demonstrations on benign and borderline prompts, `prompts_per_step` of
     them at each update: what they show is then not lost for the reward (PPO-ptx)."""
     max_new_tokens: int = Field(default=256, gt=0)
+    """Of a response; see `no_eos_penalty`."""
     length_penalty: float = Field(default=0.0, ge=0.0)
     """Taken from the reward per token of a response."""
     no_eos_penalty: float = Field(default=1.0, ge=0.0)
     """Taken from the reward of a response that was cut off."""
     constraint: ConstraintConfig | None = None
+    """A second reward with a level to hold."""
     monitor_every: int = Field(default=10, gt=0)
     """Steps between looks at held-out rollouts."""
     monitor_prompts: int = Field(default=48, gt=0)
@@ -148,6 +159,7 @@ class ReinforceConfig(Section):
     max_length_ratio: float = Field(default=3.0, gt=1.0)
     """Training stops where responses are so many times as long as the reference's."""
     checkpoint_every_s: float = Field(default=120.0, ge=0.0)
+    """At least so many seconds lie between two checkpoints."""
 
     @model_validator(mode="after")
     def _a_budget_moves_a_weight(self) -> ReinforceConfig:
@@ -170,4 +182,6 @@ class DpoConfig(TrainingConfig):
     """How strongly the policy is held to the reference."""
     epochs: float = Field(default=1.0, gt=0.0)
     validation_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Of the prompts; never trained on."""
     near_duplicate: Fraction = 0.8
+    """As in `reward`."""

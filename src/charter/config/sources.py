@@ -17,8 +17,11 @@ class PromptSource(Section):
     """A file of prompts, and what holds for every prompt in it that does not say otherwise."""
 
     path: Path
+    """JSONL of prompts, or of hh-rlhf transcripts."""
     kind: Literal["harmful", "benign", "borderline"] = "harmful"
+    """Of prompts that do not say theirs."""
     tags: tuple[str, ...] = ()
+    """Of prompts that have none."""
     limit: int | None = Field(default=None, gt=0)
     """Read at most so many prompts, from the top."""
 
@@ -42,6 +45,7 @@ class PromptsConfig(Section):
     """Where prompts come from: one file or several, each a path or a mapping."""
 
     train: PromptSources
+    """Asked, answered, criticised, revised, and trained on."""
     heldout: PromptSources
     """For evaluation only; nothing near-identical is trained on."""
     rl: PromptSources | None = None
@@ -95,9 +99,12 @@ class ModelsConfig(Section):
     """Which model plays which role. Roles that name the same source share one loaded model."""
 
     policy: Source = ModelSource(source=STARTER)
+    """The model to align: it answers."""
     critic: Source | None = None
     """Default: the policy's initial weights; so for the reviser and the judge."""
     reviser: Source | None = None
+    """Who revises."""
     judge: Source | None = None
+    """Who compares answers, and grades them beside the patterns."""
     train_from: Source | None = None
     """What fine-tuning starts from; default: the policy."""

@@ -14,8 +14,10 @@ class LoraConfig(Section):
 
     rank: int = Field(default=16, gt=0)
     alpha: float = Field(default=32.0, gt=0.0)
+    """Adapters are scaled by `alpha / rank`."""
     dropout: Fraction = 0.0
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of layers that get adapters."""
 
 
 class TrainingConfig(Section):
@@ -31,9 +33,11 @@ class TrainingConfig(Section):
     lr: Annotated[float, Field(gt=0.0)] | Literal["auto"] = "auto"
     """`auto`: by model size, and higher for LoRA."""
     warmup_share: Fraction = 0.05
+    """Of the steps, in which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     lora: LoraConfig | None = None
+    """Train adapters instead of all weights: a mapping, such as `{rank: 16}`."""
     gradient_checkpointing: bool = False
     """Computes activations twice rather than keep them: slower, and less memory."""
     validate_every: int | None = Field(default=None, gt=0)
@@ -43,3 +47,4 @@ class TrainingConfig(Section):
     min_delta: float = Field(default=0.001, ge=0.0)
     """Smallest fall of validation loss, in nats, that counts as an improvement."""
     checkpoint_every_s: float = Field(default=120.0, ge=0.0)
+    """At least so many seconds lie between two checkpoints."""

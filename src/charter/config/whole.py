@@ -20,7 +20,9 @@ class Config(Section):
     """A whole run."""
 
     seed: int = 0
+    """Of every draw: the same one gives the same run."""
     constitution: Path
+    """The rules: a YAML file, from a bare list of sentences to the full form."""
     prompts: PromptsConfig
     models: ModelsConfig = ModelsConfig()
     learn: tuple[Learning, ...] = Field(default=("sft",), min_length=1)

@@ -1,8 +1,9 @@
 """When RL has gone too far: a policy that is rewarded more and is worth less (Goodhart's law).
 
 Looks at responses to prompts that are not trained on show four things that the reward cannot: what
-the judge, who is no part of the training, thinks of them against the reference's; how long they
-are; how often they refuse; and whether they all end alike.
+the frozen judge thinks of them against the reference's; how long they are; how often they refuse;
+and whether they all end alike. The judge is no outside witness: a reward model learnt its labels,
+and with `reinforce.reward: judge` it is the reward. Only RL itself has not seen the prompts.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _CAPTIONS = {
     "data/head_to_head.jsonl": "which of two models' answers the judge preferred",
     "data/heldout.jsonl": "the prompts that were answered",
     "data/revisions.jsonl": "responses, critiques and revisions",
-    "data/demonstrations.jsonl": "what was trained on",
+    "data/demonstrations.jsonl": "what passed the gates; sft_train.jsonl of it was trained on",
     "data/revision_pairs.jsonl": "revised over initial responses, for preference training",
     "data/preferences.jsonl": "soft preferences between responses, in TRL's form",
     "metrics/compare.json": "how far the judge can be trusted",

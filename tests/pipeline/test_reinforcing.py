@@ -15,6 +15,7 @@ from charter.feedback.ordering import ordering
 from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
 from charter.models.loading import load
 from charter.pipeline import Request, run_pipeline, stages_of
+from charter.pipeline.reporting import write_report
 from charter.pipeline.workspace import open_workspace
 
 SETTINGS = (
@@ -87,6 +88,9 @@ def test_a_reward_model_that_fails_its_gate_ends_the_command_with_code_6(
     assert "60.0% of 40 held-out pairs" in said
     assert "reward.min_accuracy = 65%" in said
     assert not (folder / "models" / "rl").exists()
+    assert f"`charter report {folder}` shows it" in said
+    page = write_report(folder).read_text()
+    assert "60.0" in page or "60 %" in page
     measured(folder, rate=0.65)
     assert cli._exit_code() == 0
     assert (folder / "models" / "rl" / "model.safetensors").exists()

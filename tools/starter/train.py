@@ -326,7 +326,8 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
         top_k=0,
         top_p=1.0,
     )
-    state = {name: value.half() for name, value in model.state_dict().items()}
+    tied = {"lm_head.weight"}  # the embeddings once more
+    state = {name: value.half() for name, value in model.state_dict().items() if name not in tied}
     model.save_pretrained(folder, state_dict=state)
     config = json.loads((folder / "config.json").read_text()) | {"dtype": "float16"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -127,7 +127,9 @@ def test_a_prompt_without_room_for_a_response_is_counted_and_left_out(
     assert run(judged, folder, *settings, only="reinforce").manifest.stages["reinforce"] == tally
 
 
-def test_a_result_that_cannot_be_read_says_what_to_delete_and_is_made_again(judged, taught, reward_model):
+def test_a_result_that_cannot_be_read_says_what_to_delete_and_is_made_again(
+    judged, taught, reward_model
+):
     settings = (f"reinforce.reward={reward_model}",)
     folder = taught(*settings)
     run(judged, folder, *settings, only="reinforce")

@@ -27,6 +27,8 @@ class SlotKind(_Data):
     values: list[str] = []
     heldout: list[str] = []
     """Values that only held-out prompts use."""
+    beginnings: list[str] = []
+    """What made-up words may begin with, besides the beginnings of values."""
     like: str | None = None
     """Draws from another slot's values, never the same one in one scene."""
     digits: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from random import Random
 
 from charter.similarity import words
@@ -18,8 +18,10 @@ _ONSETS = (*"bcdfghjklmnprstvwyz", *("br", "ch", "cl", "dr", "fl", "gr", "kr", "
 _VOWELS = (*"aaeeiioouu", "ai", "ea", "ee", "ie", "oo", "ou")
 _CODAS = ("", "", "", "", *"nrsltmx", "ck", "nd", "ng", "nt", "rd", "rt", "st")
 _COINED_SHARE = 0.5
-_SPLICED_SHARE = 0.5
-"""Of the made-up words, those that are spliced from two of the list."""
+_SPLICED_SHARE = 0.6
+"""Of the made-up words, those that are spliced from two words."""
+_COMMON_SHARE = 0.5
+"""Of those, where there are any, the ones that begin as a common word does."""
 _LOWER_SHARE = 0.05
 _OTHER_LENGTH_SHARE = 0.15
 
@@ -116,21 +118,23 @@ def _made_up(kind: SlotKind, rng: Random) -> str:
     """A word that is in no list, not even the held-out one."""
     while True:
         spliced = rng.random() < _SPLICED_SHARE
-        word = spliced_word(kind.values, rng) if spliced else coined_word(rng, like=kind.values[0])
+        word = _spliced(kind, rng) if spliced else coined_word(rng, like=kind.values[0])
         if word not in (*kind.values, *kind.heldout):
             return word
 
 
-def spliced_word(words: Sequence[str], rng: Random) -> str:
+def _spliced(kind: SlotKind, rng: Random) -> str:
     """The beginning of one word and the end of another: pieces of real words, newly put together.
 
-    Strangers' words are made of such pieces. Of products that were all one token or syllables
-    without sense, a model learnt to copy "freezer", two pieces of which it knew, as "zer".
+    Strangers' words are made of such pieces. From products that were all one token, or syllables
+    without sense, a model learnt to copy a word that begins as a common one does by its end alone.
     """
-    first, second = rng.choice(words), rng.choice(words)
-    return (
-        first[: rng.randint(2, max(2, len(first) - 2))] + second[rng.randint(1, len(second) - 2) :]
-    )
+    end = rng.choice(kind.values)
+    end = end[rng.randint(1, len(end) - 2) :]
+    if kind.beginnings and rng.random() < _COMMON_SHARE:
+        return rng.choice(kind.beginnings) + end
+    first = rng.choice(kind.values)
+    return first[: rng.randint(2, max(2, len(first) - 2))] + end
 
 
 def coined_word(rng: Random, *, like: str) -> str:

@@ -91,6 +91,15 @@ def test_where_no_principle_seems_broken_nothing_is_asked_and_the_response_is_ke
     assert len(speaker.heard) == 1
 
 
+def test_what_is_called_benign_is_not_doubted_lightly():
+    suspected = {"yes": 0.2, "no": 0.8}
+    benign = PROMPT.model_copy(update={"kind": "benign"})
+    assert revised(model(broken=suspected), threshold=0.1, rounds=1).rounds[0].outcome == "revised"
+    spared = revised(model(broken=suspected), benign, threshold=0.1, rounds=1)
+    assert spared.rounds[0].outcome == "screened"
+    assert revised(model(), benign, threshold=0.1, rounds=1).rounds[0].outcome == "revised"
+
+
 def test_a_critique_that_finds_nothing_keeps_the_response():
     done = revised(model(critique="No problem: it is fine."), rounds=1)
     assert done.rounds[0].outcome == "no_fault"

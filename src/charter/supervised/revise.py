@@ -11,6 +11,7 @@ from charter.model import Model
 from charter.records import (
     Completion,
     Dialogue,
+    Kind,
     Prompt,
     Revision,
     Round,
@@ -19,7 +20,7 @@ from charter.records import (
     user,
     with_system_turn,
 )
-from charter.screening import screen
+from charter.screening import DEFAULT_THRESHOLD, screen
 from charter.seeding import derive, draw
 from charter.wording import (
     critique_request,
@@ -40,6 +41,14 @@ class Reviser:
     section: ReviseConfig
     threshold: float
     """P(broken) from which a principle counts as broken; see `screening.fit_threshold`."""
+
+    def threshold_for(self, kind: Kind) -> float:
+        """The threshold on prompts of a kind: what the user calls benign is not doubted lightly.
+
+        The principles' tests show how low P(broken) may be where one is broken, and hardly what it
+        is where a harmless request is met. There it must be likelier broken than not.
+        """
+        return max(self.threshold, DEFAULT_THRESHOLD) if kind == "benign" else self.threshold
 
 
 async def revise(prompt: Prompt, *, policy: Model, reviser: Reviser, seed: int) -> Revision:
@@ -96,6 +105,7 @@ async def _round(
     principle = _select(
         principles,
         prompt_id=prompt.id,
+        kind=prompt.kind,
         p_broken=p_broken,
         number=number,
         reviser=reviser,
@@ -154,6 +164,7 @@ def _select(
     principles: Sequence[Principle],
     *,
     prompt_id: str,
+    kind: Kind,
     p_broken: Mapping[str, float],
     number: int,
     reviser: Reviser,
@@ -169,7 +180,7 @@ def _select(
             weights = {
                 item.id: item.weight * p_broken[item.id]
                 for item in principles
-                if p_broken[item.id] >= reviser.threshold
+                if p_broken[item.id] >= reviser.threshold_for(kind)
             }
     if not any(weight > 0 for weight in weights.values()):
         return None

@@ -15,10 +15,9 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from charter.console import Terminal, visible
-from charter.errors import CharterError
+from charter.errors import INTERRUPTED, NO_DISK_OR_MEMORY, CharterError
+from charter.launch import is_follower, let_main_speak
 
-INTERRUPTED = 130
-NO_DISK_OR_MEMORY = 5
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 app = typer.Typer(
@@ -333,8 +332,8 @@ def _run(
 ) -> None:
     from charter.pipeline import Request, run_pipeline
 
-    terminal = Terminal(quiet=as_json)
-    terminal.log_warnings()
+    terminal = Terminal(quiet=as_json or is_follower())
+    terminal.log_warnings(shown=not is_follower())
     request = Request(
         config=config,
         run=run,
@@ -348,6 +347,8 @@ def _run(
     except KeyboardInterrupt:
         terminal.say("interrupted; the same command resumes where this one stopped")
         raise
+    if is_follower():
+        return
     if as_json:
         terminal.result(json.dumps(outcome.summary(), indent=2))
         return
@@ -375,6 +376,9 @@ def _exit_code() -> int:
     except (KeyboardInterrupt, Abort):
         return INTERRUPTED
     except TyperException as error:
+        if is_follower():
+            let_main_speak()
+            return error.exit_code
         terminal.error(f"{error.format_message()} `--help` shows what there is.")
         return error.exit_code
     except (MemoryError, OSError) as error:

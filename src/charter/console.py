@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import time
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -241,12 +242,16 @@ class Terminal:
             return Silent()
         return Bar(self._err) if self._err.is_terminal else Lines(self._err)
 
-    def log_warnings(self) -> None:
-        """Shows the warnings of charter's own modules on stderr."""
-        handler = RichHandler(
-            console=self._err, show_time=False, show_path=False, markup=False, highlighter=None
-        )
-        handler.setFormatter(_VisibleFormatter())
+    def log_warnings(self, *, shown: bool = True) -> None:
+        """Shows the warnings of charter's own modules on stderr; or no warnings at all."""
+        handler: logging.Handler = logging.NullHandler()
+        if not shown:
+            warnings.simplefilter("ignore")
+        else:
+            handler = RichHandler(
+                console=self._err, show_time=False, show_path=False, markup=False, highlighter=None
+            )
+            handler.setFormatter(_VisibleFormatter())
         logger = logging.getLogger("charter")
         logger.handlers = [handler]
         logger.setLevel(logging.WARNING)

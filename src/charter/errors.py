@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+INTERRUPTED = 130
+NO_DISK_OR_MEMORY = 5
+
 
 class CharterError(Exception):
     """Base of every error that charter raises on purpose."""
@@ -79,6 +82,15 @@ class GuardError(CharterError):
     """A guard stopped training because going on would waste compute or ruin the model."""
 
     exit_code = 6
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What the command line ends with where an error ends it."""
+    if isinstance(error, CharterError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return NO_DISK_OR_MEMORY if isinstance(error, MemoryError | OSError) else 1
 
 
 @dataclass(frozen=True)

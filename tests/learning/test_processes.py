@@ -1,7 +1,6 @@
 """Several processes that share each batch train what one process trains."""
 
 import os
-import socket
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from charter.learning.processes import join_processes
 from charter.learning.tokens import token_task
 from charter.learning.train import Keeping, train
 from charter.learning.tree import Group, completion_logprobs
+from tests.launching import free_port, place
 
 
 def trained(directory, model, recipe, examples, held_out):
@@ -30,9 +30,7 @@ def trained(directory, model, recipe, examples, held_out):
 
 
 def join(rank, port):
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="true")
+    os.environ.update(place(rank, port) | {"ACCELERATE_USE_CPU": "true"})
     torch.set_num_threads(1)
 
 
@@ -42,12 +40,6 @@ def work(rank, port, directory, model, recipe, rows):
     weights, losses = trained(directory, model, recipe, examples, held_out)
     torch.save((weights, losses), directory / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.slow

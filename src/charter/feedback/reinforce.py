@@ -24,6 +24,7 @@ from charter.feedback.rewards import wins_over
 from charter.feedback.rollouts import Rollouts, roll_out
 from charter.feedback.round import take_round
 from charter.feedback.training import Agent, Aims, Training
+from charter.launch import from_main, joined, share
 from charter.learning.checkpoints import (
     Cadence,
     Checkpoint,
@@ -133,7 +134,8 @@ async def reinforce(
 async def _start(training: Training, keeping: Keeping) -> None:
     """Begins, or goes on from a checkpoint; either way the reference speaks first."""
     training.references = await _watched_rollouts(training)
-    training.layout = _layout(training)
+    # One for all processes: batches are planned by it.
+    training.layout = from_main(lambda: _layout(training))
     found = load_step(keeping.checkpoints)
     if found is not None and found.state.identity != training.identity:
         raise RunError(
@@ -202,15 +204,16 @@ def _reason(training: Training) -> Stop | None:
 
 
 async def _watched_rollouts(training: Training) -> list[Rollouts]:
-    """One response to every watched prompt, always under the same seeds."""
+    """One response to every watched prompt, always under the same seeds; processes share them."""
     training.learner.model.eval()
-    return await roll_out(
-        training.watched,
+    mine = await roll_out(
+        share(training.watched),
         policy=training.agent.sampler,
         group=1,
         max_new_tokens=training.section.max_new_tokens,
         seed=derive(training.seed, "look"),
     )
+    return joined(mine)
 
 
 def _layout(training: Training) -> Layout:
@@ -227,7 +230,17 @@ def _layout(training: Training) -> Layout:
 
 
 async def _look(training: Training, *, step: int, rollouts: Sequence[Rollouts]) -> LookRow:
-    """What the watched prompts show of the policy as it is."""
+    """What the watched prompts show of the policy as it is, to the main process: one look."""
+    seen = None
+    if training.learner.processes.is_main_process:
+        seen = look(step, await _seen(training, rollouts))
+    shown = from_main(lambda: seen)
+    assert shown is not None
+    return shown
+
+
+async def _seen(training: Training, rollouts: Sequence[Rollouts]) -> list[Seen]:
+    """The watched prompts' responses, rewarded and compared with the reference's."""
     rewards = await training.aims.reward(rollouts)
     wins = await wins_over(
         [
@@ -236,7 +249,7 @@ async def _look(training: Training, *, step: int, rollouts: Sequence[Rollouts]) 
         ],
         versus=training.aims.versus,
     )
-    seen = [
+    return [
         Seen(
             text=ours.texts[0],
             reference=theirs.texts[0],
@@ -248,7 +261,6 @@ async def _look(training: Training, *, step: int, rollouts: Sequence[Rollouts]) 
             rollouts, training.references, rewards, wins, strict=True
         )
     ]
-    return look(step, seen)
 
 
 def _keep(training: Training, keeping: Keeping, new: Sequence[Row]) -> None:

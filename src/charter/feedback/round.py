@@ -14,12 +14,19 @@ from torch import Tensor
 from charter.errors import GuardError
 from charter.feedback.rollouts import Rollouts, prompts_of_step, roll_out
 from charter.feedback.training import Training
+from charter.launch import joined, share
 from charter.learning.batches import plan_step
 from charter.learning.learner import apply_gradients, gradients
 from charter.learning.metrics import StepRow
 from charter.learning.objectives import SPREAD_FLOOR, group_advantages, leave_one_out
-from charter.learning.policy import Rated, Watch, logprobs_by_group, policy_task
-from charter.learning.processes import gathered, seed_draws
+from charter.learning.policy import (
+    Rated,
+    Watch,
+    logprobs_by_group,
+    policy_task,
+    seen_by_all,
+)
+from charter.learning.processes import seed_draws
 from charter.learning.recipe import lr_at
 from charter.learning.tree import Group
 from charter.seeding import derive, shuffled
@@ -66,6 +73,7 @@ async def take_round(training: Training, step: int) -> StepRow:
     rated = _rated(training, rollouts, over(worth))
     watch = Watch()
     moved = _update(training, rated, step=step, watch=watch)
+    watch = seen_by_all(watch)
     training.agent.sampler.weights_changed()
     responses = [response for one in rollouts for response in one.responses]
     constraint = None if training.aims.constraint is None else float(bounds.mean())
@@ -118,25 +126,24 @@ def _next_multiplier(training: Training, constraint: float | None) -> float:
 
 async def _sampled(training: Training, step: int) -> list[_Rewarded]:
     """The step's rollouts; each process samples for its prompts, and all get all."""
-    processes, section = training.learner.processes, training.section
+    section = training.section
     chosen = prompts_of_step(
         training.prompts, step=step, count=section.prompts_per_step, seed=training.seed
     )
     training.learner.model.eval()
     mine = await roll_out(
-        chosen[processes.process_index :: processes.num_processes],
+        share(chosen),
         policy=training.agent.sampler,
         group=section.group,
         max_new_tokens=section.max_new_tokens,
         seed=derive(training.seed, "rollout", step),
     )
-    rewards = await training.aims.reward(mine)
+    # There may be fewer prompts than processes.
+    rewards = await training.aims.reward(mine) if mine else []
     bounds = [[0.0] * len(one.responses) for one in mine]
-    if training.aims.constraint is not None:
+    if mine and training.aims.constraint is not None:
         bounds = await training.aims.constraint(mine)
-    rewarded = [_Rewarded(*each) for each in zip(mine, rewards, bounds, strict=True)]
-    by_id = {one.rollouts.prompt.id: one for one in gathered(rewarded)}
-    return [by_id[prompt.id] for prompt in chosen]
+    return joined([_Rewarded(*each) for each in zip(mine, rewards, bounds, strict=True)])
 
 
 def _rated(

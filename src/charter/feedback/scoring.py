@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from charter.encoding import Encoder
 from charter.errors import BackendError, OverlongError
+from charter.launch import own_device
 from charter.learning.grids import Group
 from charter.learning.measured import rewards_of
 from charter.learning.scalar import load_scalar_model
@@ -124,6 +124,5 @@ def load_scorer(directory: Path) -> RewardScorer:
         raise BackendError(f"reward model {directory}: its tokenizer cannot be read") from error
     stops: int | list[int] | None = cast("Any", model.config).eos_token_id
     encoder = Encoder.of(tokenizer, eos_ids=[stops] if isinstance(stops, int) else stops)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     moved: Any = model
-    return RewardScorer(moved.to(device), encoder=encoder)
+    return RewardScorer(moved.to(own_device()), encoder=encoder)

@@ -131,7 +131,7 @@ def _summed_loss(learner: Learner, task: Task, names: Names) -> Tensor:
     mine = names[processes.process_index :: processes.num_processes]
     if mine:
         return task.loss(learner.model, mine)
-    return 0.0 * task.loss(learner.model, names[:1])
+    return 0.0 * (task.stand_in or task.loss)(learner.model, names[:1])
 
 
 def _over_processes(learner: Learner, value: Tensor) -> float:

@@ -20,12 +20,14 @@ from charter.config import TrainingConfig
 from charter.console import Progress
 from charter.encoding import Encoder
 from charter.errors import RunError
+from charter.launch import from_main
 from charter.learning.card import CardFacts, model_card
 from charter.learning.checkpoints import whole_directory
 from charter.learning.curve import loss_curve
 from charter.learning.memory import memory_for
 from charter.learning.metrics import TrainRow, ValidationRow
 from charter.learning.pretrained import made_trainable, save_trained
+from charter.learning.processes import join_processes
 from charter.learning.pupil import Pupil
 from charter.learning.recipe import recipe_of
 from charter.learning.task import Task
@@ -99,6 +101,10 @@ def finished(places: Places, kind: type[Result]) -> Result | None:
     Raises:
         RunError: Its result cannot be read.
     """
+    return from_main(lambda: _read_result(places, kind))
+
+
+def _read_result(places: Places, kind: type[Result]) -> Result | None:
     if not places.out.exists():
         return None
     path = places.out / RESULT
@@ -195,7 +201,7 @@ def teach(
         progress=progress,
     )
     picture = loss_curve(outcome.rows, best=outcome.best, title=lesson.title, unit=training.unit)
-    write_atomically(places.metrics.with_suffix(".svg"), picture)
+    from_main(lambda: write_atomically(places.metrics.with_suffix(".svg"), picture))
     result = _result(outcome, Tasks(training, validation), lesson=lesson, model=model, lr=recipe.lr)
     return Taught(model, dtype, result)
 
@@ -211,6 +217,8 @@ def keep(
 ) -> None:
     """Saves what the pupil has become, with its papers; the checkpoints have served.
 
+    Every process must come here; one of them writes, and all go on when the model is there.
+
     Args:
         trained: What to save.
         pupil: Whose tokenizer and template go with it.
@@ -222,17 +230,23 @@ def keep(
     Raises:
         RunError: The disk is full, or may not be written to.
     """
-    with whole_directory(places.out) as partial:
-        save(
-            trained.model,
-            tokenizer=pupil.tokenizer,
-            encoder=pupil.encoder,
-            directory=partial,
-            dtype=trained.dtype,
-        )
-        (partial / "README.md").write_text(model_card(card), encoding="utf-8")
-        (partial / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(places.checkpoints, ignore_errors=True)
+
+    def write() -> None:
+        with whole_directory(places.out) as partial:
+            save(
+                trained.model,
+                tokenizer=pupil.tokenizer,
+                encoder=pupil.encoder,
+                directory=partial,
+                dtype=trained.dtype,
+            )
+            (partial / "README.md").write_text(model_card(card), encoding="utf-8")
+            text = result.model_dump_json(indent=2) + "\n"
+            (partial / RESULT).write_text(text, encoding="utf-8")
+        shutil.rmtree(places.checkpoints, ignore_errors=True)
+
+    join_processes().wait_for_everyone()  # another may still read the checkpoints
+    from_main(write)
 
 
 def training_facts(result: TrainingResult, *, section: TrainingConfig, loss: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open  # pyright: ignore[reportUnkn
 from safetensors.torch import save  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
+from charter.launch import from_main
 from charter.learning.batches import plan_epoch
 from charter.learning.grids import Group, Layout
 from charter.learning.processes import join_processes
@@ -104,7 +105,7 @@ def kept_logprobs(
     names = sorted(groups)
     asked = [[name, groups[name].prompt, groups[name].completions] for name in names]
     title = content_hash([identity, layout, asked])
-    known = _read_down(at, title)
+    known = from_main(lambda: _read_down(at, title))
     if known is not None:
         return _by_name(known, groups, names)
     values = logprobs_of(model, groups, layout=layout, tokens_per_batch=tokens_per_batch)

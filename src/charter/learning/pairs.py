@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from charter.errors import GuardError
+from charter.launch import from_main
 from charter.learning.measured import Values
 from charter.learning.objectives import dpo_loss, preference_loss
 from charter.learning.task import Loss, Task
@@ -57,7 +58,8 @@ def pair_layout(model: PreTrainedModel, pairs: Mapping[str, Pair], *, stage: str
             f"response is better. Look at metrics/compare.json, and at `{stage}.max_length`, for "
             "where they went"
         )
-    return fitting_layout(model, probe=[pair.group for pair in pairs.values()])
+    # One for all processes: batches are planned by it.
+    return from_main(lambda: fitting_layout(model, probe=[pair.group for pair in pairs.values()]))
 
 
 def reward_task(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from charter.launch import joined, share
 from charter.learning.batches import device_of
 from charter.learning.objectives import kl_k3, policy_loss
 from charter.learning.task import Task
@@ -33,17 +35,17 @@ class Rated:
     response is learnt from once."""
 
 
+@dataclass
 class Watch:
     """What the passes of one update saw, summed over response tokens."""
 
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.kl = 0.0
-        self.surprise = 0.0
-        """Minus log-probability: at temperature 1 its mean is an estimate of the entropy."""
-        self.clipped = 0
-        self.gap = 0.0
-        """Distance between log-probabilities when sampled and when first trained on."""
+    tokens: int = 0
+    kl: float = 0.0
+    surprise: float = 0.0
+    """Minus log-probability: at temperature 1 its mean is an estimate of the entropy."""
+    clipped: int = 0
+    gap: float = 0.0
+    """Distance between log-probabilities when sampled and when first trained on."""
 
     def see(
         self,
@@ -62,6 +64,22 @@ class Watch:
         self.surprise -= float(new_S.sum())
         self.clipped += int(((ratio_S - 1).abs() > clip).sum())
 
+    def add(self, other: Watch) -> None:
+        """Adds what another process saw."""
+        self.tokens += other.tokens
+        self.kl += other.kl
+        self.surprise += other.surprise
+        self.clipped += other.clipped
+        self.gap += other.gap
+
+
+def seen_by_all(watch: Watch) -> Watch:
+    """What this and all other processes saw of one update."""
+    total = Watch()
+    for each in joined([watch]):
+        total.add(each)
+    return total
+
 
 def policy_task(
     rated: Mapping[str, Rated], *, clip: float, kl_weight: float, layout: Layout, watch: Watch
@@ -76,10 +94,10 @@ def policy_task(
         clip: How far a token's probability ratio may move.
         kl_weight: Of KL(policy || reference) per token.
         layout: How a group is laid out for the model.
-        watch: Hears what each batch shows.
+        watch: Hears what each batch shows, as far as it is this process's to learn from.
     """
 
-    def loss(model: nn.Module, names: Sequence[str]) -> Tensor:
+    def loss(model: nn.Module, names: Sequence[str], *, watch: Watch = watch) -> Tensor:
         batch, device = [rated[name] for name in names], device_of(model)
         new_S = completion_logprobs(model, [one.group for one in batch], layout=layout)
         reference_S = torch.cat([one.reference_S for one in batch]).to(device)
@@ -104,6 +122,7 @@ def policy_task(
         units={name: sum(map(len, one.group.completions)) for name, one in rated.items()},
         digest="",  # rollouts are of one step: nothing is resumed by them
         loss=loss,
+        stand_in=partial(loss, watch=Watch()),
     )
 
 
@@ -117,16 +136,22 @@ def _by_token(rated: Rated) -> Tensor:
 def logprobs_by_group(
     model: nn.Module, groups: Sequence[Group], *, layout: Layout, tokens_per_batch: int
 ) -> list[Tensor]:
-    """`logprobs_S` of every group under a model as it is, on the CPU, in batches of like length."""
+    """`logprobs_S` of every group under a model as it is, on the CPU, in batches of like length.
+
+    Processes share the work; every one must ask, and for the same.
+    """
     was_training = model.training
     model.eval()
     found: dict[int, Tensor] = {}
-    for batch in _batches([group.tokens_in(layout) for group in groups], budget=tokens_per_batch):
-        logprobs_S = completion_logprobs(model, [groups[at] for at in batch], layout=layout).cpu()
-        sizes = [sum(map(len, groups[at].completions)) for at in batch]
-        found |= zip(batch, torch.split(logprobs_S, sizes), strict=True)
+    mine = share(groups)
+    for batch in _batches([group.tokens_in(layout) for group in mine], budget=tokens_per_batch):
+        logprobs_S = completion_logprobs(model, [mine[at] for at in batch], layout=layout).cpu()
+        sizes = [sum(map(len, mine[at].completions)) for at in batch]
+        # Copies: what is sent of a part of a tensor is all of it.
+        parts = (part.clone() for part in torch.split(logprobs_S, sizes))
+        found |= zip(batch, parts, strict=True)
     model.train(was_training)
-    return [found[at] for at in range(len(groups))]
+    return joined([found[at] for at in range(len(mine))])
 
 
 def _batches(lengths: Sequence[int], *, budget: int) -> list[list[int]]:

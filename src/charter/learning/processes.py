@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, cast
 
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 from accelerate.utils import (  # pyright: ignore[reportMissingTypeStubs]
     DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    KwargsHandler,
 )
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-T = TypeVar("T")
+from charter.launch import PATIENCE, is_launched
 
 
 class Processes(Protocol):
@@ -81,20 +84,18 @@ def join_processes() -> Processes:
     mixed_precision = "bf16" if torch.cuda.is_available() else "no"
     # Buffers are constants here. Sent at every forward, they would have processes wait for each
     # other forever where one reads its share of a batch in one pass and another in two.
+    # (torch would have it said in a new way, which accelerate does not pass on yet.)
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[parallel])
+    handlers: list[KwargsHandler] = [parallel]
+    if is_launched():
+        handlers.append(InitProcessGroupKwargs(timeout=PATIENCE))
+    # accelerate takes processes without a GPU for strangers unless it is told of the CPU.
+    cpu = is_launched() and not torch.cuda.is_available()
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=handlers)
     return cast("Processes", accelerator)
 
 
 def seed_draws(seed: int) -> None:
     """Sets what torch draws from next in this process: new weights, dropout."""
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-
-
-def gathered(mine: list[T]) -> list[T]:
-    """What all processes have, in the order of their ranks; every process gets it all."""
-    if not distributed.is_initialized():
-        return mine
-    lists: list[list[T]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(lists, mine)  # pyright: ignore[reportUnknownMemberType]
-    return [item for items in lists for item in items]

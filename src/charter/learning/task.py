@@ -29,6 +29,9 @@ class Task:
     digest: str
     """Identifies what the items hold."""
     loss: Loss
+    stand_in: Loss | None = None
+    """What a process computes that gets none of a batch's items, for the sake of those that do:
+    the loss of another's item, unseen. None: `loss` will do."""
     unit: str = "token"
     """What the units are, for people."""
 

@@ -32,6 +32,7 @@ from charter.config import STARTER, ModelSource
 from charter.encoding import Encoder
 from charter.encoding.guard import guard
 from charter.errors import BackendError, EncodingError, RunError
+from charter.launch import own_device
 from charter.models.reproducible import sum_in_fixed_order
 
 _log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def control_tokens(source: ModelSource) -> frozenset[str]:
 
 def _loaded(source: ModelSource) -> Loaded:
     transformers_logging.disable_progress_bar()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     tokenizer = _fetched(AutoTokenizer, source)
     model, report = _fetched(
         AutoModelForCausalLM,

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, get_args
 from charter.config import Config, Learning, load_config
 from charter.console import Progress
 from charter.errors import ConfigError
+from charter.launch import from_main, is_follower, is_launched, refuse_shards
 from charter.pipeline.outcome import Outcome, outcome
 from charter.pipeline.reporting import write_report
 from charter.pipeline.workspace import Request, Workspace, open_workspace
@@ -29,6 +30,8 @@ _NEEDED_FOR: Mapping[Stage, frozenset[Learning]] = {
 }
 """What a stage is run for; the others are run for everything."""
 _LEARNT: tuple[Learning, ...] = get_args(Learning)
+_SHARED: frozenset[Stage] = frozenset({"finetune", "reward", "reinforce", "dpo"})
+"""The stages that train: all processes of a launcher take part."""
 _RESULTS: dict[Stage, tuple[str, ...]] = {
     "revise": ("data/revisions.jsonl", "data/demonstrations.jsonl", "data/revision_pairs.jsonl"),
     "finetune": ("models/sft/training.json", "models/sft/*.safetensors"),
@@ -74,16 +77,44 @@ def _why_not(stage: Stage, config: Config) -> _Unneeded | None:
 def run_pipeline(request: Request, *, progress: Progress) -> Outcome:
     """Runs the stages that a request names and are not done.
 
+    Processes of a launcher train together; all else is done by the main one, and the others wait.
+
     Raises:
         CharterError: See the stages; what is finished is kept, so the same request resumes.
+        SystemExit: Another process failed, and says why.
     """
+    if not is_launched():
+        return _run(request, progress=progress)
+    # torch, which takes seconds; a launcher means that there is something to train.
+    from charter.launch.ending import one_ending
+    from charter.learning.processes import join_processes
+
+    join_processes()
+    with one_ending(progress):
+        return _run(request, progress=progress)
+
+
+def _run(request: Request, *, progress: Progress) -> Outcome:
     stages = _asked_for(request)
+    refuse_shards(_SHARED & {*stages})
     with open_workspace(request, progress=progress) as workspace:
         for stage in stages:
-            if not _is_done(stage, workspace):
-                workspace.directory.record_stage(stage, _run_stage(stage, workspace))
-        write_report(workspace.directory.path)
-        return outcome(workspace)
+            if not from_main(lambda stage=stage: _is_done(stage, workspace)):
+                _do(stage, workspace)
+        return from_main(lambda: _concluded(workspace))
+
+
+def _do(stage: Stage, workspace: Workspace) -> None:
+    """Runs a stage, or this process's share of it, and accounts for it."""
+    if not is_follower():
+        workspace.directory.record_stage(stage, _run_stage(stage, workspace))
+    elif stage in _SHARED:
+        _run_stage(stage, workspace)
+
+
+def _concluded(workspace: Workspace) -> Outcome:
+    write_report(workspace.directory.path)
+    return outcome(workspace)
 
 
 def _is_done(stage: Stage, workspace: Workspace) -> bool:

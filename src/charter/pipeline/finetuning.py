@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from charter.errors import RunError
+from charter.launch import from_main
 from charter.models.loading import load
 from charter.pipeline.roles import trained_source
 from charter.pipeline.teaching import places_in, pupil_of, training_tally
@@ -25,9 +26,7 @@ def finetune_stage(workspace: Workspace) -> Tally:
     """
     began = time.monotonic()
     config, directory = workspace.config, workspace.directory
-    parts = split_demonstrations(workspace)
-    write_jsonl(directory.data / "sft_train.jsonl", parts.train)
-    write_jsonl(directory.data / "sft_validation.jsonl", parts.validation)
+    parts = from_main(lambda: _written_parts(workspace))
     result = finetune(
         parts.train,
         validation=parts.validation,
@@ -39,6 +38,14 @@ def finetune_stage(workspace: Workspace) -> Tally:
         progress=workspace.progress,
     )
     return training_tally(result, dropped=parts.dropped, seconds=time.monotonic() - began)
+
+
+def _written_parts(workspace: Workspace) -> Split:
+    """The demonstrations in two parts, which are written down beside them too."""
+    parts, data = split_demonstrations(workspace), workspace.directory.data
+    write_jsonl(data / "sft_train.jsonl", parts.train)
+    write_jsonl(data / "sft_validation.jsonl", parts.validation)
+    return parts
 
 
 def split_demonstrations(workspace: Workspace) -> Split:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from charter.feedback.dpo import STAGE, dpo
+from charter.launch import from_main
 from charter.models.loading import load
 from charter.pipeline.teaching import (
     divided_preferences,
@@ -38,5 +39,5 @@ def dpo_stage(workspace: Workspace) -> Tally:
         progress=workspace.progress,
     )
     text = result.ordering.model_dump_json(indent=2) + "\n"
-    write_atomically(directory.metrics / "dpo.json", text)
+    from_main(lambda: write_atomically(directory.metrics / "dpo.json", text))
     return training_tally(result, dropped=parts.dropped, seconds=time.monotonic() - began)

@@ -27,6 +27,7 @@ from charter.feedback.rewards import (
 )
 from charter.feedback.scoring import load_scorer
 from charter.feedback.training import Agent, Aims
+from charter.launch import from_main, is_follower
 from charter.learning.lesson import Places, Trained, finished, keep
 from charter.learning.recipe import auto_lr
 from charter.learning.train import Keeping
@@ -58,7 +59,7 @@ async def reinforce_stage(workspace: Workspace) -> Tally:
     began = time.monotonic()
     section = workspace.config.reinforce
     places = places_in(workspace.directory, model="rl", stage="reinforce")
-    chosen = feedback_prompts(workspace)
+    chosen = from_main(lambda: feedback_prompts(workspace))
     result = finished(places, ReinforceResult)
     if result is None:
         if "model" in section.rewards:
@@ -124,6 +125,9 @@ async def _train(
         try:
             rehearsal = _rehearsal(workspace, agent, longest=pupil.longest(config.finetune))
             aims = _aims(workspace, versus=versus, rehearsal=rehearsal)
+            identity = from_main(
+                lambda: _identity(workspace, parts, loaded=loaded, judging=judging)
+            )
             trail = await reinforce(
                 parts.learnt_from,
                 watched=parts.watched,
@@ -132,7 +136,7 @@ async def _train(
                 section=section,
                 lr=lr,
                 seed=config.seed,
-                identity=_identity(workspace, parts, loaded=loaded, judging=judging),
+                identity=identity,
                 keeping=Keeping(places.checkpoints, places.metrics, section.checkpoint_every_s),
                 progress=workspace.progress,
             )
@@ -196,8 +200,14 @@ class _Referee(NamedTuple):
 
 @asynccontextmanager
 async def _referee(workspace: Workspace) -> AsyncGenerator[_Referee]:
-    """Where it cannot say, as where no principle speaks, neither response is the better one."""
+    """Where it cannot say, as where no principle speaks, neither response is the better one.
+
+    A process that nothing will ask for a verdict, since it takes no looks, opens no judge.
+    """
     config = workspace.config
+    if is_follower() and "judge" not in config.reinforce.rewards:
+        yield _Referee(_unasked, "")
+        return
     judging = config.models.judge or config.models.policy
     async with open_frozen(judging, journal=workspace.journal, stage="reinforce") as model:
         judge, _ = await open_judge(workspace, model, constitution=workspace.constitution)
@@ -212,6 +222,10 @@ async def _referee(workspace: Workspace) -> AsyncGenerator[_Referee]:
 
         section = config.compare.model_dump(mode="json", include=SHAPES_VERDICTS)
         yield _Referee(versus, content_hash([model.fingerprint, judge.threshold, section]))
+
+
+async def _unasked(comparison: Comparison) -> float:
+    raise AssertionError(f"comparison {comparison.id} is the main process's to judge")
 
 
 def _rehearsal(workspace: Workspace, agent: Agent, *, longest: int) -> Rehearsal | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from charter.feedback.reward import STAGE, read_ordering, require_accuracy, reward
+from charter.launch import from_main
 from charter.models.loading import load
 from charter.pipeline.teaching import (
     divided_preferences,
@@ -38,7 +39,7 @@ def reward_stage(workspace: Workspace) -> Tally:
         progress=workspace.progress,
     )
     text = result.ordering.model_dump_json(indent=2) + "\n"
-    write_atomically(directory.metrics / "reward.json", text)
+    from_main(lambda: write_atomically(directory.metrics / "reward.json", text))
     return training_tally(result, dropped=parts.dropped, seconds=time.monotonic() - began)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 from charter.config import DpoConfig, ModelSource, RewardConfig
 from charter.errors import RunError
 from charter.feedback.pairs import PairSplit, split_pairs
 from charter.feedback.preferences import read_preferences
+from charter.launch import from_main
 from charter.learning.lesson import RESULT, Places, TrainingResult
 from charter.learning.pupil import Pupil
 from charter.models.loading import Loaded
@@ -50,14 +52,18 @@ def pupil_of(loaded: Loaded) -> Pupil:
 def places_in(directory: RunDirectory, *, model: str, stage: str) -> Places:
     """Where a stage writes its model; what somebody deleted in part is cleared away."""
     out = directory.models / model
-    whole = any(out.glob("*.safetensors")) and (out / RESULT).exists()
-    if out.exists() and not whole:
-        shutil.rmtree(out)
+    from_main(lambda: _clear_remains(out))
     return Places(
         out=out,
         checkpoints=directory.models / f"{model}.checkpoints",
         metrics=directory.metrics / f"{stage}.jsonl",
     )
+
+
+def _clear_remains(out: Path) -> None:
+    whole = any(out.glob("*.safetensors")) and (out / RESULT).exists()
+    if out.exists() and not whole:
+        shutil.rmtree(out)
 
 
 def training_tally(result: TrainingResult, *, dropped: Mapping[str, int], seconds: float) -> Tally:
@@ -94,6 +100,10 @@ def divided_preferences(
         RunError: There are no preferences yet.
         PromptError: There are not two different prompts to put on two sides.
     """
+    return from_main(lambda: _divided(workspace, section=section, stage=stage))
+
+
+def _divided(workspace: Workspace, *, section: RewardConfig | DpoConfig, stage: str) -> PairSplit:
     prompts, data = workspace.config.prompts, workspace.directory.data
     parts = split_pairs(
         _preferences(workspace),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from charter.config import Config, PromptSource, load_config
-from charter.console import Progress
+from charter.console import Progress, Silent
 from charter.constitution import Constitution, load_constitution
 from charter.errors import RunError
 from charter.journal import Journal
+from charter.launch import from_main, is_follower
 from charter.run import RunDirectory, file_hash, journal_path, write_atomically
 
 
@@ -51,6 +53,9 @@ class Workspace:
 def open_workspace(request: Request, *, progress: Progress) -> Generator[Workspace]:
     """The run that a request is about, locked for this process.
 
+    Of a launcher's processes the main one has it open; the others read its files, and their own
+    calls of models go to a journal that is thrown away.
+
     Raises:
         ConfigError: The configuration is wrong; likewise `ConstitutionError` and `PromptError`.
         LockedError: Another process works there.
@@ -60,6 +65,48 @@ def open_workspace(request: Request, *, progress: Progress) -> Generator[Workspa
     constitution = load_constitution(config.constitution)
     graded_path = config.evaluate.constitution
     graded = constitution if graded_path is None else load_constitution(graded_path)
+    with ExitStack() as stack:
+        if is_follower():
+            from_main(lambda: None)  # the main process has opened it
+            directory, journal = _followed(request.run, stack=stack)
+        else:
+            hashes = _hashes(config, constitution=constitution, graded=graded)
+            directory, journal = _opened(request, config=config, hashes=hashes, stack=stack)
+            from_main(lambda: None)
+        yield Workspace(
+            config=config,
+            constitution=constitution,
+            graded=graded,
+            directory=directory,
+            journal=journal,
+            progress=Silent() if is_follower() else progress,
+        )
+
+
+def _opened(
+    request: Request, *, config: Config, hashes: Mapping[str, str], stack: ExitStack
+) -> tuple[RunDirectory, Journal]:
+    """The run's directory and journal, which are closed with the stack."""
+    reused = [_journal_of(run) for run in request.reuse]
+    if request.resumes and not (request.run / "manifest.json").exists():
+        raise RunError(f"--run {request.run}: no run there. Name one that `charter run` began.")
+    directory = stack.enter_context(RunDirectory.open(request.run, config=config, hashes=hashes))
+    journal = stack.enter_context(Journal(directory.journal, reuse=reused))
+    if config.evaluate.constitution is not None:
+        copy = directory.path / "evaluate.constitution.yaml"
+        write_atomically(copy, config.evaluate.constitution.read_bytes())
+    return directory, journal
+
+
+def _followed(run: Path, *, stack: ExitStack) -> tuple[RunDirectory, Journal]:
+    """The same of a run that another process has open; what is written here is thrown away."""
+    scratch = Path(stack.enter_context(TemporaryDirectory(prefix="charter-")))
+    journal = stack.enter_context(Journal(scratch / "journal.sqlite"))
+    return RunDirectory.follow(run), journal
+
+
+def _hashes(config: Config, *, constitution: Constitution, graded: Constitution) -> dict[str, str]:
+    """The content of all that a run is made from."""
     hashes = {
         "constitution": constitution.hash,
         "prompts.train": _prompts_hash(config.prompts.train),
@@ -69,27 +116,9 @@ def open_workspace(request: Request, *, progress: Progress) -> Generator[Workspa
         hashes["prompts.rl"] = _prompts_hash(config.prompts.rl)
     if config.compare.human is not None:
         hashes["compare.human"] = _content_hash(config.compare.human.path)
-    if graded_path is not None:
+    if config.evaluate.constitution is not None:
         hashes["evaluate.constitution"] = graded.hash
-    reused = [_journal_of(run) for run in request.reuse]
-    if request.resumes and not (request.run / "manifest.json").exists():
-        raise RunError(f"--run {request.run}: no run there. Name one that `charter run` began.")
-    with ExitStack() as stack:
-        directory = stack.enter_context(
-            RunDirectory.open(request.run, config=config, hashes=hashes)
-        )
-        journal = stack.enter_context(Journal(directory.journal, reuse=reused))
-        if graded_path is not None:
-            copy = directory.path / "evaluate.constitution.yaml"
-            write_atomically(copy, graded_path.read_bytes())
-        yield Workspace(
-            config=config,
-            constitution=constitution,
-            graded=graded,
-            directory=directory,
-            journal=journal,
-            progress=progress,
-        )
+    return hashes
 
 
 def _journal_of(run: Path) -> Path:

@@ -31,8 +31,8 @@ _INPUTS = frozenset({"constitution", "prompts.train", "prompts.heldout"})
 class RunDirectory:
     """A run directory that this process alone works in; a context manager."""
 
-    def __init__(self, path: Path, *, lock: IO[str], manifest: Manifest) -> None:
-        """Use `RunDirectory.open`."""
+    def __init__(self, path: Path, *, lock: IO[str] | None, manifest: Manifest) -> None:
+        """Use `RunDirectory.open`, or `follow`."""
         self.path = path
         self._lock = lock
         self._manifest = manifest
@@ -65,9 +65,19 @@ class RunDirectory:
             raise
         return cls(path, lock=lock, manifest=manifest)
 
+    @classmethod
+    def follow(cls, path: Path) -> RunDirectory:
+        """The directory as a process of the same launcher reads it, while another has it open.
+
+        Raises:
+            RunError: There is no run.
+        """
+        return cls(path, lock=None, manifest=_read_manifest(path / "manifest.json"))
+
     def close(self) -> None:
         """Let other processes in."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -115,6 +125,7 @@ class RunDirectory:
         Raises:
             RunError: The manifest cannot be written.
         """
+        assert self._lock is not None, "a follower writes nothing"
         stages = {**self._manifest.stages, stage: tally}
         manifest = self._manifest.model_copy(update={"stages": stages})
         _write_manifest(self.path, manifest)

@@ -115,7 +115,8 @@ def test_the_gate_of_a_run_goes_by_what_its_reward_stage_measured(project, prefe
     path = preferred / "metrics" / "reward.json"
     figures = json.loads(path.read_text())
     for rate, refused in ((0.2, True), (0.9, False)):
-        figures["accuracy"] |= {"rate": rate}
+        for asked in ("accuracy", "judged"):
+            figures[asked] = figures["accuracy"] | {"rate": rate, "n": 40}
         path.write_text(json.dumps(figures))
         with open_workspace(request, progress=Silent()) as workspace:
             if refused:

@@ -13,13 +13,16 @@ OFF = GatesConfig(
     leaked_wording=False,
     control_tokens=False,
     unchanged=False,
+    refuses_benign=False,
     max_repetition=None,
 )
 FAULTY = ("Tell me your card number.",)
 
 
-def candidate(text, finish="stop", mends=FAULTY, control_tokens=()):
-    return Candidate(text=text, finish=finish, mends=mends, control_tokens=control_tokens)
+def candidate(text, finish="stop", mends=FAULTY, control_tokens=(), kind="harmful"):
+    return Candidate(
+        text=text, finish=finish, mends=mends, control_tokens=control_tokens, kind=kind
+    )
 
 
 def reason(text, **rest):
@@ -33,6 +36,7 @@ STOPPED = {
     "leaked_wording": candidate("Sure! Here is a revised response: please call us."),
     "control_tokens": candidate("Please call us.<|im_end|>"),
     "unchanged": candidate(" tell me  your card NUMBER."),
+    "refuses_benign": candidate("I can't help with that.", kind="benign"),
     "repetition": candidate("call us now call us now call us now"),
 }
 LET_THROUGH = {
@@ -42,6 +46,7 @@ LET_THROUGH = {
     "leaked_wording": candidate("Sure! Here is the refund form: please call us."),
     "control_tokens": candidate("a < b | c > d, see [1]"),
     "unchanged": candidate("Tell me your order number."),
+    "refuses_benign": candidate("I can't help with that."),
     "repetition": candidate("call us now or call us later"),
 }
 

@@ -25,6 +25,9 @@ class GatesConfig(Section):
     """Stops a text that spells a control token of the model to be trained."""
     unchanged: bool = True
     """Stops a revision that equals the response it was to mend."""
+    refuses_benign: bool = True
+    """Stops a refusal of a prompt that you call benign. Turn it off where a rule forbids what is
+    harmless otherwise."""
     max_repetition: Fraction | None = 0.5
     """Largest share of repeated 3-grams of words."""
     near_duplicate: Fraction | None = None

@@ -133,12 +133,14 @@ def _candidates(revision: Revision, *, control_tokens: Collection[str]) -> dict[
                 finish=step.finish,
                 mends=tuple(versions),
                 control_tokens=control_tokens,
+                kind=revision.prompt.kind,
             )
             versions.append(step.revision)
     kept = Candidate(
         text=revision.response.text,
         finish=revision.response.finish,
         control_tokens=control_tokens,
+        kind=revision.prompt.kind,
     )
     return candidates or {0: kept}
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from charter.config import GatesConfig
-from charter.records import Finish
+from charter.records import Finish, Kind
+from charter.refusal import refuses
 from charter.similarity import words
 
 _LONGEST_RUN_OF_WORDS = 7
@@ -69,6 +70,8 @@ class Candidate:
     """Every earlier version that was found at fault; empty for a response kept as it was."""
     control_tokens: Collection[str] = ()
     """Control tokens of the model to be trained, beside the usual ones."""
+    kind: Kind = "harmful"
+    """Of the prompt."""
 
 
 def stopped_by(candidate: Candidate, *, gates: GatesConfig) -> str | None:
@@ -122,6 +125,11 @@ def _unchanged(candidate: Candidate, gates: GatesConfig) -> bool:
     return gates.unchanged and any(same_text(candidate.text, old) for old in candidate.mends)
 
 
+def _refuses_benign(candidate: Candidate, gates: GatesConfig) -> bool:
+    """Stops what a critic's false alarm would teach: a few such refusals, and many follow."""
+    return gates.refuses_benign and candidate.kind == "benign" and refuses(candidate.text)
+
+
 def _repetition(candidate: Candidate, gates: GatesConfig) -> bool:
     """Stops loops: of phrases, of one word, of one letter."""
     if gates.max_repetition is None:
@@ -146,6 +154,7 @@ GATES: tuple[tuple[str, Callable[[Candidate, GatesConfig], bool]], ...] = (
     ("leaked_wording", _leaked_wording),
     ("control_tokens", _control_tokens),
     ("unchanged", _unchanged),
+    ("refuses_benign", _refuses_benign),
     ("repetition", _repetition),
 )
 """In the order they are asked. `near_duplicate` compares demonstrations with each other, and so

@@ -54,11 +54,11 @@ class Network:
         slot = [index for index, row in enumerate(rows) for _ in row]
         ends = list(accumulate(map(len, rows), initial=0))
         parts = [
-            Chunk(rows=slice(*ends[index : index + 2]), slot=index, width=padded(len(row)))
-            for index, row in enumerate(rows)
+            Chunk(rows=slice(*ends[at : at + 2]), keys=slice(0, padded(len(row))), source=at)
+            for at, row in enumerate(rows)
         ]
         at = torch.tensor(positions, device=self.device)
-        group = Group(rows=slice(0, len(ids)), positions=at, prefix=None, parts=parts)
+        group = Group(rows=slice(0, len(ids)), positions=at, parts=parts, shared=0)
         where = torch.tensor(slot, device=self.device)
         step = Step(Slots(len(rows)), [group], slot=where, place=at)
         try:

@@ -296,47 +296,46 @@ class _Rows:
         self, prefix: Prefix | None, decoded: list[Slot], chunks: list[tuple[Slot, int]]
     ) -> None:
         """Rows of slots with one prefix: one row of each `decoded` one, and chunks of others."""
-        first, parts = len(self.ids), list[Part]()
-        if decoded:
-            parts.append(self._decoded(decoded, first=first))
-        parts += [self._chunk(slot, count, first=first) for slot, count in chunks]
+        first, shared = len(self.ids), len(prefix) if prefix else 0
+        parts = [self._decoded(decoded, first=first, shared=shared)] if decoded else list[Part]()
+        parts += [self._chunk(slot, count, first=first, shared=shared) for slot, count in chunks]
+        every = slice(0, len(self.ids) - first)
+        if prefix and parts:
+            parts.insert(0, Chunk(rows=every, keys=slice(0, shared), source=prefix))
         if parts:
             self._groups.append(
                 Group(
                     rows=slice(first, len(self.ids)),
                     positions=self._tensor(self.positions[first:]),
-                    prefix=prefix,
                     parts=parts,
+                    shared=shared,
                 )
             )
 
-    def _chunk(self, slot: Slot, count: int, *, first: int) -> Chunk:
+    def _chunk(self, slot: Slot, count: int, *, first: int, shared: int) -> Chunk:
         start = len(self.ids) - first
         self._add(slot, count)
         return Chunk(
             rows=slice(start, start + count),
-            slot=slot.index,
-            width=padded(slot.computed + count - slot.start),
+            keys=slice(shared, shared + padded(slot.computed + count - shared)),
+            source=slot.index,
         )
 
-    def _decoded(self, slots: list[Slot], *, first: int) -> Singles:
+    def _decoded(self, slots: list[Slot], *, first: int, shared: int) -> Singles:
         """Adds one row for each of these slots, which are in order."""
         for slot in slots:
             self._add(slot, 1)
         indices = [slot.index for slot in slots]
         low, high = indices[0], indices[-1] + 1
         dense = high - low <= 2 * len(slots)  # else copying the slots' keys is cheaper
-        spread = places = None
-        if dense and high - low > len(slots):
-            taken = {index: row for row, index in enumerate(indices)}
-            spread = self._tensor([taken.get(index, 0) for index in range(low, high)])
-            places = self._tensor([index - low for index in indices])
+        gaps = dense and high - low > len(slots)
+        longest = max(slot.computed + 1 for slot in slots)
         return Singles(
             rows=slice(0, len(self.ids) - first),
+            keys=slice(shared, shared + padded(longest - shared)),
             slots=slice(low, high) if dense else self._tensor(indices),
-            width=padded(max(slot.computed + 1 - slot.start for slot in slots)),
-            spread=spread,
-            places=places,
+            places=self._tensor([index - low for index in indices]) if gaps else slice(None),
+            count=high - low if dense else len(slots),
         )
 
     def fill_up(self, count: int, *, multiple: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from charter.errors import BackendError
 from charter.models.attention import NAME, Chunk, Group, Step, padded, running
+from charter.models.decoder import Decoder
 from charter.models.products import Products
 from charter.models.reproducible import smallest_stable_batch
 from charter.models.slots import Slots
@@ -34,8 +35,11 @@ class Network:
         kept = cast("dict[str, threading.Lock]", vars(model))
         self._lock = kept.setdefault("_charter_lock", threading.Lock())
         self._products = Products(model)
+        self._decoder = Decoder.of(model, self._products)
         with self._lock, self._products.applied():
             self._smallest = smallest_stable_batch(model)
+        if self._decoder:
+            self._products.weights_changed()  # it lays out its own
 
     @property
     def device(self) -> torch.device:
@@ -112,24 +116,28 @@ class Network:
         Raises:
             BackendError: They are not finite.
         """
-        device = self.device
-        with (
-            self._lock,
-            _attending_by(NAME, self._model.config),
-            self._products.applied(),
-            running(step),
-        ):
-            output = self._model(
-                input_ids=torch.tensor([ids], device=device),
-                position_ids=torch.tensor([positions], device=device),
-                use_cache=False,
-                logits_to_keep=torch.tensor(keep, dtype=torch.long, device=device),
-            )
-        return finite(output.logits[0])
+        with self._lock:
+            rows = torch.tensor([ids, positions], device=self.device)
+            if self._decoder and self._decoder.untouched:
+                return finite(self._decoder.run(rows[0], rows[1], step, keep=keep))
+            with (
+                _attending_by(NAME, self._model.config),
+                self._products.applied(),
+                running(step),
+            ):
+                output = self._model(
+                    input_ids=rows[:1],
+                    position_ids=rows[1:],
+                    use_cache=False,
+                    logits_to_keep=torch.tensor(keep, dtype=torch.long, device=self.device),
+                )
+            return finite(output.logits[0])
 
     def weights_changed(self) -> None:
         """Drop what was made from older weights."""
         self._products.weights_changed()
+        if self._decoder:
+            self._decoder.weights_changed()
 
     @property
     def smallest_step(self) -> int:

@@ -20,17 +20,16 @@ def model(request, tokenizer):
 def logits(network, keep):
     """Of a step with two conversations, one behind the other."""
     ends = (0, LENGTHS[0], sum(LENGTHS))
-    ids = [7 * place % 90 for place in range(ends[2])]
-    positions = [place for length in LENGTHS for place in range(length)]
-    at = torch.tensor(positions)
+    ids = torch.arange(ends[2]) * 7 % 90
+    at = torch.tensor([place for length in LENGTHS for place in range(length)])
     parts = [
         Chunk(rows=slice(*ends[slot : slot + 2]), keys=slice(0, padded(length)), source=slot)
         for slot, length in enumerate(LENGTHS)
     ]
-    group = Group(rows=slice(0, ends[2]), positions=at, parts=parts, shared=0)
+    group = Group(rows=slice(0, ends[2]), parts=parts, shared=0)
     owners = torch.tensor([slot for slot, length in enumerate(LENGTHS) for _ in range(length)])
-    step = Step(Slots(2), [group], slot=owners, place=at)
-    return network.run(ids, positions, step, keep=keep)
+    step = Step(Slots(2), [group], positions=at, slot=owners, place=at)
+    return network.run(ids, at, step, keep=keep)
 
 
 def without_decoder(network):

@@ -97,8 +97,6 @@ class Group:
 
     rows: slice
     """Where they lie in the step."""
-    positions: Tensor
-    """Of each row in its conversation."""
     parts: Sequence[Part]
     """Who reads which keys, in order of position: what all rows read comes first."""
     shared: int
@@ -109,14 +107,14 @@ class Group:
         """Keys in all, as many as the row with the most has."""
         return max(part.keys.stop for part in self.parts)
 
-    def unseen(self, *, window: int | None) -> Tensor:
+    def unseen(self, positions: Tensor, *, window: int | None) -> Tensor:
         """Marks the last keys that a row must not see: rows x 1 x keys.
 
         Without a window these are own keys: a prefix precedes all rows.
         """
         first = self.shared if window is None else 0
-        keys = torch.arange(first, self.keys, device=self.positions.device)
-        at = self.positions[:, None, None]
+        keys = torch.arange(first, self.keys, device=positions.device)
+        at = positions[self.rows, None, None]
         unseen = keys > at
         return unseen if window is None else unseen | (keys <= at - window)
 
@@ -125,14 +123,21 @@ class Step:
     """One forward pass: where each row's keys go, and which rows attend to what."""
 
     def __init__(
-        self, slots: Slots, groups: Sequence[Group], *, slot: Tensor, place: Tensor
+        self,
+        slots: Slots,
+        groups: Sequence[Group],
+        *,
+        positions: Tensor,
+        slot: Tensor,
+        place: Tensor,
     ) -> None:
-        """`slot` and `place` (the key's index among the slot's own) have one entry for each row.
+        """Of each row its position, its slot, and its key's place among the slot's own.
 
         The model may read more rows than these; what it makes of them is nobody's.
         """
         self._slots = slots
         self._groups = groups
+        self._positions = positions
         self._slot = slot
         self._place = place
         self._unseen: dict[tuple[int, int | None], Tensor] = {}
@@ -167,7 +172,7 @@ class Step:
         output = queries.new_zeros(rows, heads, by_head.shape[2], size)
         for number, group in enumerate(self._groups):
             if (number, window) not in self._unseen:
-                self._unseen[number, window] = group.unseen(window=window)
+                self._unseen[number, window] = group.unseen(self._positions, window=window)
             _attend(
                 group.parts,
                 [part.read(self._slots, layer) for part in group.parts],

@@ -53,20 +53,18 @@ class Network:
             return False
         vocabulary = self._model.get_input_embeddings().num_embeddings
         rows = [[(7919 * i + length) % vocabulary for i in range(length)] for length in (37, 2)]
-        ids = [id_ for row in rows for id_ in row]
-        positions = [place for row in rows for place in range(len(row))]
-        slot = [index for index, row in enumerate(rows) for _ in row]
+        ids = torch.tensor([id_ for row in rows for id_ in row], device=self.device)
+        at = torch.tensor([place for row in rows for place in range(len(row))], device=self.device)
+        slot = torch.tensor([i for i, row in enumerate(rows) for _ in row], device=self.device)
         ends = list(accumulate(map(len, rows), initial=0))
         parts = [
-            Chunk(rows=slice(*ends[at : at + 2]), keys=slice(0, padded(len(row))), source=at)
-            for at, row in enumerate(rows)
+            Chunk(rows=slice(*ends[i : i + 2]), keys=slice(0, padded(len(row))), source=i)
+            for i, row in enumerate(rows)
         ]
-        at = torch.tensor(positions, device=self.device)
-        group = Group(rows=slice(0, len(ids)), positions=at, parts=parts, shared=0)
-        where = torch.tensor(slot, device=self.device)
-        step = Step(Slots(len(rows)), [group], slot=where, place=at)
+        group = Group(rows=slice(0, len(ids)), parts=parts, shared=0)
+        step = Step(Slots(len(rows)), [group], positions=at, slot=slot, place=at)
         try:
-            packed = self.run(ids, positions, step, keep=range(len(ids))).float()
+            packed = self.run(ids, at, step, keep=range(len(ids))).float()
         except (TypeError, AttributeError, RuntimeError, IndexError, KeyError):
             return False  # another interface than ours
         plain = torch.cat([self._plain(row) for row in rows]).float()
@@ -99,9 +97,7 @@ class Network:
             and not getattr(config, "num_kv_shared_layers", 0)
         )
 
-    def run(
-        self, ids: Sequence[int], positions: Sequence[int], step: Step, *, keep: Sequence[int]
-    ) -> Tensor:
+    def run(self, ids: Tensor, positions: Tensor, step: Step, *, keep: Sequence[int]) -> Tensor:
         """One packed pass.
 
         Args:
@@ -117,17 +113,16 @@ class Network:
             BackendError: They are not finite.
         """
         with self._lock:
-            rows = torch.tensor([ids, positions], device=self.device)
             if self._decoder and self._decoder.untouched:
-                return finite(self._decoder.run(rows[0], rows[1], step, keep=keep))
+                return finite(self._decoder.run(ids, positions, step, keep=keep))
             with (
                 _attending_by(NAME, self._model.config),
                 self._products.applied(),
                 running(step),
             ):
                 output = self._model(
-                    input_ids=rows[:1],
-                    position_ids=rows[1:],
+                    input_ids=ids[None],
+                    position_ids=positions[None],
                     use_cache=False,
                     logits_to_keep=torch.tensor(keep, dtype=torch.long, device=self.device),
                 )

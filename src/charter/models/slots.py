@@ -9,6 +9,7 @@ in several, copied from another slot, or continued a call later.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,9 +83,9 @@ class Slots:
         self._tokens = np.full((self.count, _FIRST_LENGTH), -1, dtype=np.int64)
         self._room = _FIRST_LENGTH
 
-    def tokens(self, slot: Slot, start: int, stop: int) -> list[int]:
-        """The slot's tokens at these positions."""
-        return self._tokens[slot.index, start:stop].tolist()
+    def tokens(self, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Each of these slots' token at each of these positions."""
+        return self._tokens[slots, positions]
 
     def put(self, slot: Slot, ids: np.ndarray, *, known: int) -> None:
         """The slot holds these tokens from now on; the keys of the first `known` are right."""
@@ -93,11 +94,13 @@ class Slots:
         self._tokens[slot.index, len(ids) :] = -1
         slot.length, slot.computed = len(ids), known
 
-    def append(self, slot: Slot, id_: int) -> None:
-        """One more token, to be read in the next step."""
-        self._ensure(slot.length + 1, own=slot.length + 1 - slot.start)
-        self._tokens[slot.index, slot.length] = id_
-        slot.length += 1
+    def append(self, slots: Sequence[Slot], ids: Sequence[int]) -> None:
+        """One more token for each, to be read in the next step."""
+        for slot in slots:
+            self._ensure(slot.length + 1, own=slot.length + 1 - slot.start)
+        self._tokens[[slot.index for slot in slots], [slot.length for slot in slots]] = ids
+        for slot in slots:
+            slot.length += 1
 
     def common(self, ids: np.ndarray) -> np.ndarray:
         """How many tokens each slot has in common with these ids, from the first one on."""

@@ -37,11 +37,14 @@ class Chunk:
     source: int | Prefix
     """Whose keys: a slot's own, or all of a prefix."""
 
-    def read(self, slots: Slots, layer: int) -> Tensor:
-        """Keys, values x key heads x keys x size."""
+    def read(self, slots: Slots, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, each of key heads x keys x size."""
         if isinstance(self.source, Prefix):
-            return self.source.layers[layer]
-        return slots.layers[layer][:, self.source, :, : self.keys.stop - self.keys.start]
+            keys, values = self.source.layers[layer]
+        else:
+            width = self.keys.stop - self.keys.start
+            keys, values = slots.layers[layer][:, self.source, :, :width]
+        return keys, values
 
     def gathered(self, group: Tensor) -> Tensor:
         """Its rows of a group's (key heads x rows x queries x any), to be multiplied."""
@@ -69,10 +72,11 @@ class Singles:
     count: int
     """How many slots."""
 
-    def read(self, slots: Slots, layer: int) -> Tensor:
-        """Keys, values x heads of all slots x keys x size; a copy, where slots lie apart."""
+    def read(self, slots: Slots, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, of heads of all slots x keys x size; copies, where slots lie apart."""
         width = self.keys.stop - self.keys.start
-        return slots.layers[layer][:, self.slots, :, :width].flatten(1, 2)
+        keys, values = slots.layers[layer][:, self.slots, :, :width].flatten(1, 2)
+        return keys, values
 
     def gathered(self, group: Tensor) -> Tensor:
         """See `Chunk.gathered`; a slot without a row has zeros."""
@@ -141,6 +145,9 @@ class Step:
         self._slot = slot
         self._place = place
         self._unseen: dict[tuple[int, int | None], Tensor] = {}
+        """By group and window."""
+        self._lines: dict[tuple[int, int], Tensor] = {}
+        """By key heads and room: where new keys and values go, as lines of all that is stored."""
 
     def attend(
         self,
@@ -166,7 +173,7 @@ class Step:
             Rows x heads x size.
         """
         rows, _, heads, size = new.shape
-        self._slots.layer(layer, new)[:, self._slot, :, self._place] = new[: len(self._slot)]
+        self._store(layer, new[: len(self._slot)])
         by_head = queries.reshape(rows, heads, -1, size).transpose(0, 1)
         by_head = torch.mul(by_head, scale, out=queries.new_empty(by_head.shape))
         output = queries.new_zeros(rows, heads, by_head.shape[2], size)
@@ -174,8 +181,7 @@ class Step:
             if (number, window) not in self._unseen:
                 self._unseen[number, window] = group.unseen(self._positions, window=window)
             _attend(
-                group.parts,
-                [part.read(self._slots, layer) for part in group.parts],
+                [(part, *part.read(self._slots, layer)) for part in group.parts],
                 by_head[:, group.rows],
                 output[group.rows].transpose(0, 1),
                 unseen=self._unseen[number, window],
@@ -183,33 +189,45 @@ class Step:
             )
         return output.view(rows, -1, size)
 
+    def _store(self, layer: int, new: Tensor) -> None:
+        """Puts keys and values where they belong: whole lines, which is faster than by index."""
+        stored = self._slots.layer(layer, new)
+        kinds, slots, heads, room, size = stored.shape
+        if (heads, room) not in self._lines:
+            kind = torch.arange(kinds, device=new.device)[:, None]
+            head = torch.arange(heads, device=new.device)
+            line = (kind * slots + self._slot[:, None, None]) * heads + head
+            self._lines[heads, room] = (line * room + self._place[:, None, None]).flatten()
+        stored.view(-1, size).index_copy_(0, self._lines[heads, room], new.reshape(-1, size))
+
 
 def _attend(
-    parts: Sequence[Part],
-    stored: Sequence[Tensor],
+    parts: Sequence[tuple[Part, Tensor, Tensor]],
     queries: Tensor,
     output: Tensor,
     *,
     unseen: Tensor,
     softcap: float | None,
 ) -> None:
-    """Writes to `output` what a group's rows read: key heads x rows x queries x size.
+    """Writes to `output` what a group's rows read, by each part's keys and values.
 
-    Values are added up block by block in order of position, whichever part a block belongs to.
+    Queries and output are key heads x rows x queries of each x size. Values are added up block by
+    block in order of position, whichever part a block belongs to.
     """
-    scores = queries.new_empty(*queries.shape[:3], max(part.keys.stop for part in parts))
-    for part, (keys, _) in zip(parts, stored, strict=True):
+    keys_in_all = max(part.keys.stop for part, _, _ in parts)
+    scores = queries.new_empty(*queries.shape[:3], keys_in_all)
+    for part, keys, _ in parts:
         made = torch.bmm(part.gathered(queries), keys.transpose(1, 2))
         part.scattered(made, scores[..., part.keys])
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores[..., -unseen.shape[-1] :].masked_fill_(unseen, -torch.inf)
     weights = scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
-    for part, (_, values) in zip(parts, stored, strict=True):
+    for part, _, values in parts:
         mine, sums = part.gathered(weights[..., part.keys]), part.gathered(output)
         for start in range(0, values.shape[1], BLOCK):
             block = slice(start, start + BLOCK)
-            sums = torch.baddbmm(sums, mine[..., block], values[:, block])
+            sums += torch.bmm(mine[..., block], values[:, block])
         part.scattered(sums, output)
 
 

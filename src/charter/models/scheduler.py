@@ -92,8 +92,11 @@ class Scheduler:
         self._slots = Slots(self._slots.count, self._most_bytes)
         self._prefixes = []
 
-    def step(self) -> None:
-        """Admits what there is room for, and reads the next tokens of every call in a slot."""
+    def step(self) -> int:
+        """Admits what there is room for, and reads the next tokens of every call in a slot.
+
+        Gives how many slots fell empty that no waiting call will take.
+        """
         self._now += 1
         for slot in self._slots.slots:
             if slot.call and slot.call.result.cancelled():
@@ -103,7 +106,7 @@ class Scheduler:
         decoded = [slot for slot in active if slot.pending == slot.keep == 1]
         chunks = list(self._chunks(active, room=self._rows - len(decoded)))
         if not decoded and not chunks:
-            return
+            return 0
         rows = _Rows(self._slots, self._network.device)
         for prefix in {id(slot.prefix): slot.prefix for slot in active}.values():
             rows.add_group(
@@ -118,6 +121,8 @@ class Scheduler:
             slot.computed += count
             slot.used = self._now
         self._receive(rows.owners, logits)
+        emptied = sum(slot.call is None for slot in active)
+        return max(0, emptied - len(self._waiting))
 
     def _chunks(self, active: list[Slot], *, room: int) -> Iterator[tuple[Slot, int]]:
         """Slots with more to read than one token, the oldest call first, and how much of it."""

@@ -74,13 +74,22 @@ def test_changed_weights_count_once_it_is_said(model):
     assert torch.equal(after, logits(without_decoder(Network(model)), [0]))
 
 
-def test_a_model_with_adapters_is_run_as_it_is(model):
+@pytest.mark.parametrize("late", [True, False])
+def test_a_model_with_adapters_is_run_as_it_is(model, late):
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
+    network = Network(model)
+    before = logits(network, [18])
     config = peft.LoraConfig(target_modules=["v_proj"], init_lora_weights=False)
     adapted = peft.get_peft_model(model, config)
-    network = Network(model)
-    assert network._decoder is None
+    network = network if late else Network(model)
+    assert not torch.allclose(logits(network, [18]), before)
     with adapted.disable_adapter():
-        before = logits(network, [0])
-    assert not torch.allclose(logits(network, [0]), before)
+        assert torch.equal(logits(network, [18]), before)
+
+
+def test_a_window_that_the_model_does_not_know_is_none(tokenizer):
+    model = make_family("llama", tokenizer).model
+    model.config.sliding_window = 16
+    ours = logits(Network(model), [18])
+    assert torch.equal(ours, logits(without_decoder(Network(model)), [18]))

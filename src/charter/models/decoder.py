@@ -65,8 +65,8 @@ class Decoder:
 
     @property
     def untouched(self) -> bool:
-        """Whether nobody hangs on to the model's parts, who would not be called from here."""
-        return not any(
+        """Whether the parts are those it was built of, and nobody waits for one to be called."""
+        return self._modules == list(self._model.modules()) and not any(
             "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
             for module in self._modules
         )
@@ -92,6 +92,8 @@ class Decoder:
     def _laid_out(self) -> tuple[Sequence[_Layer], Linear]:
         """Weights as oneDNN likes them best, if there is room for a copy: the bits are the same."""
         copied = has_room(module for module in self._modules if isinstance(module, nn.Linear))
+        config = self._model.config
+        everywhere = config.sliding_window if config.model_type == "mistral" else None
 
         def ready(*layers: nn.Linear) -> list[Linear]:
             if copied:
@@ -100,7 +102,6 @@ class Decoder:
 
         def layer(parts: Any) -> _Layer:
             attention, mlp = parts.self_attn, parts.mlp
-            everywhere = getattr(attention.config, "sliding_window", None)
             return _Layer(
                 parts=parts,
                 inputs=ready(attention.q_proj, attention.k_proj, attention.v_proj),

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from charter.errors import BackendError
+from charter.models import engine
+from charter.models.calls import Weighing, settle
 from charter.models.local import LocalModel
 from charter.records import Sampling, user
 from tests.models.conftest import as_loaded, make_llama
@@ -186,3 +188,39 @@ def test_closing_fails_the_calls_that_are_still_open(gated, gate):
     assert not any(thread.name == "model tiny" for thread in threading.enumerate())
     assert len(gate.rows) <= 2
     asyncio.run(gated.aclose())
+
+
+class OneAStep:
+    """Answers its oldest call at each step."""
+
+    capacity = 2
+
+    def __init__(self):
+        self.calls = []
+        self.at_hand = []
+
+    @property
+    def busy(self):
+        return bool(self.calls)
+
+    def add(self, call):
+        self.calls.append(call)
+
+    def step(self):
+        self.at_hand.append(len(self.calls))
+        settle(self.calls.pop(0).result, [])
+        return 1
+
+
+def test_whoever_was_just_answered_can_ask_again_before_the_next_step(monkeypatch):
+    monkeypatch.setattr(engine, "_LINGER_S", 20)
+    worker = OneAStep()
+    running = engine.Engine(worker, name="tiny")
+    first, second, third = (Weighing(ids=[1], endings=[[2]]) for _ in range(3))
+    running.submit(first)
+    running.submit(second)
+    first.result.result(timeout=10)
+    running.submit(third)
+    second.result.result(timeout=10)
+    running.close()
+    assert worker.at_hand[:2] == [2, 2]

@@ -19,25 +19,43 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from charter.models.slots import ALIGNED, BLOCK, Prefix, Slots, Stored
+from charter.models.slots import ALIGNED, BLOCK, Prefix, Slots
 
 NAME = "charter_slots"
 _FEWEST_ROWS = 4
+"""Of a product: fewer are multiplied by other code, to other bits."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of one slot, one after the other."""
+    """Rows that read the same keys: those of their one slot, or the prefix of several."""
 
     rows: slice
     """Where they lie in their group."""
-    slot: int
-    width: int
-    """Own keys of the slot, padded."""
+    keys: slice
+    """Which of the group's keys they read."""
+    source: int | Prefix
+    """Whose keys: a slot's own, or all of a prefix."""
 
-    def own(self, stored: Tensor) -> Tensor:
-        """The slot's own ones of stored keys or values: heads x width x size."""
-        return stored[self.slot, :, : self.width]
+    def read(self, slots: Slots, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, each of key heads x keys x size."""
+        if isinstance(self.source, Prefix):
+            keys, values = self.source.layers[layer]
+        else:
+            width = self.keys.stop - self.keys.start
+            keys, values = slots.layers[layer][:, self.source, :, :width]
+        return keys, values
+
+    def gathered(self, group: Tensor) -> Tensor:
+        """Its rows of a group's (key heads x rows x queries x any), to be multiplied."""
+        mine = group[:, self.rows].flatten(1, 2)
+        missing = _FEWEST_ROWS - mine.shape[1]
+        return functional.pad(mine, (0, 0, 0, missing)) if missing > 0 else mine
+
+    def scattered(self, made: Tensor, group: Tensor) -> None:
+        """Writes what became of them to their places in the group's."""
+        target = group[:, self.rows]
+        target.copy_(made[:, : target.shape[1] * target.shape[2]].view(target.shape))
 
 
 @dataclass(frozen=True)
@@ -46,17 +64,32 @@ class Singles:
 
     rows: slice
     """Where they lie in their group."""
+    keys: slice
+    """Which of the group's keys they read; as many as the longest slot has."""
     slots: slice | Tensor
-    width: int
-    """Own keys of the longest slot, padded."""
-    spread: Tensor | None = None
-    """Where slots between them have no row: which row each slot takes, of these slots any."""
-    places: Tensor | None = None
-    """Then: each row's slot among the slots."""
+    places: slice | Tensor
+    """Each row's slot among these; slots between them may have no row."""
+    count: int
+    """How many slots."""
 
-    def own(self, stored: Tensor) -> Tensor:
-        """The slots' own ones, slots x heads x width x size; a copy, where slots lie apart."""
-        return stored[self.slots, :, : self.width]
+    def read(self, slots: Slots, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, of heads of all slots x keys x size; copies, where slots lie apart."""
+        width = self.keys.stop - self.keys.start
+        keys, values = slots.layers[layer][:, self.slots, :, :width].flatten(1, 2)
+        return keys, values
+
+    def gathered(self, group: Tensor) -> Tensor:
+        """See `Chunk.gathered`; a slot without a row has zeros."""
+        heads, _, queries, size = group.shape
+        mine = group.new_zeros(self.count, heads, max(queries, _FEWEST_ROWS), size)
+        mine[self.places, :, :queries] = group[:, self.rows].transpose(0, 1)
+        return mine.flatten(0, 1)
+
+    def scattered(self, made: Tensor, group: Tensor) -> None:
+        """See `Chunk.scattered`."""
+        heads, _, queries, _ = group.shape
+        by_slot = made.view(self.count, heads, *made.shape[1:])
+        group[:, self.rows] = by_slot[self.places, :, :queries].transpose(0, 1)
 
 
 Part = Chunk | Singles
@@ -68,29 +101,24 @@ class Group:
 
     rows: slice
     """Where they lie in the step."""
-    positions: Tensor
-    """Of each row in its conversation."""
-    prefix: Prefix | None
     parts: Sequence[Part]
-
-    @property
-    def shared(self) -> int:
-        """Keys that all rows read."""
-        return len(self.prefix) if self.prefix else 0
+    """Who reads which keys, in order of position: what all rows read comes first."""
+    shared: int
+    """Keys that all rows read."""
 
     @property
     def keys(self) -> int:
         """Keys in all, as many as the row with the most has."""
-        return self.shared + max(part.width for part in self.parts)
+        return max(part.keys.stop for part in self.parts)
 
-    def unseen(self, *, window: int | None) -> Tensor:
+    def unseen(self, positions: Tensor, *, window: int | None) -> Tensor:
         """Marks the last keys that a row must not see: rows x 1 x keys.
 
         Without a window these are own keys: a prefix precedes all rows.
         """
         first = self.shared if window is None else 0
-        keys = torch.arange(first, self.keys, device=self.positions.device)
-        at = self.positions[:, None, None]
+        keys = torch.arange(first, self.keys, device=positions.device)
+        at = positions[self.rows, None, None]
         unseen = keys > at
         return unseen if window is None else unseen | (keys <= at - window)
 
@@ -99,119 +127,108 @@ class Step:
     """One forward pass: where each row's keys go, and which rows attend to what."""
 
     def __init__(
-        self, slots: Slots, groups: Sequence[Group], *, slot: Tensor, place: Tensor
+        self,
+        slots: Slots,
+        groups: Sequence[Group],
+        *,
+        positions: Tensor,
+        slot: Tensor,
+        place: Tensor,
     ) -> None:
-        """`slot` and `place` (the key's index among the slot's own) have one entry for each row.
+        """Of each row its position, its slot, and its key's place among the slot's own.
 
         The model may read more rows than these; what it makes of them is nobody's.
         """
         self._slots = slots
         self._groups = groups
+        self._positions = positions
         self._slot = slot
         self._place = place
         self._unseen: dict[tuple[int, int | None], Tensor] = {}
+        """By group and window."""
+        self._lines: dict[tuple[int, int], Tensor] = {}
+        """By key heads and room: where new keys and values go, as lines of all that is stored."""
 
     def attend(
         self,
         layer: int,
         queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        new: Tensor,
         *,
         scale: float,
-        window: int | None,
-        softcap: float | None,
+        window: int | None = None,
+        softcap: float | None = None,
     ) -> Tensor:
-        """Stores keys and values (1 x key heads x rows x size), gives 1 x rows x heads x size.
+        """Stores keys and values; gives what each row reads of its conversation's.
 
-        Queries (1 x heads x rows x size) are multiplied by `scale`.
+        Args:
+            layer: Its number.
+            queries: Rows x heads x size.
+            new: Rows x keys, values x key heads x size.
+            scale: What queries are multiplied by.
+            window: How many positions a row sees, its own included; None: all.
+            softcap: What scores are kept below.
+
+        Returns:
+            Rows x heads x size.
         """
-        stored = self._slots.layer(layer, keys)
-        for into, new in zip(stored, (keys, values), strict=True):
-            into[self._slot, :, self._place] = new[0, :, : len(self._slot)].transpose(0, 1)
-        heads, rows, size = queries.shape[1:]
-        by_head = queries[0].view(keys.shape[1], -1, rows, size).transpose(1, 2)
+        rows, _, heads, size = new.shape
+        self._store(layer, new[: len(self._slot)])
+        by_head = queries.reshape(rows, heads, -1, size).transpose(0, 1)
         by_head = torch.mul(by_head, scale, out=queries.new_empty(by_head.shape))
-        output = by_head.new_zeros(*by_head.shape[:3], values.shape[3])
+        output = queries.new_zeros(rows, heads, by_head.shape[2], size)
         for number, group in enumerate(self._groups):
             if (number, window) not in self._unseen:
-                self._unseen[number, window] = group.unseen(window=window)
-            output[:, group.rows] = _attended(
-                group,
+                self._unseen[number, window] = group.unseen(self._positions, window=window)
+            _attend(
+                [(part, *part.read(self._slots, layer)) for part in group.parts],
                 by_head[:, group.rows],
-                stored,
-                group.prefix.layers[layer] if group.prefix else None,
+                output[group.rows].transpose(0, 1),
                 unseen=self._unseen[number, window],
                 softcap=softcap,
             )
-        return output.transpose(0, 1).reshape(1, rows, heads, -1)
+        return output.view(rows, -1, size)
+
+    def _store(self, layer: int, new: Tensor) -> None:
+        """Puts keys and values where they belong: whole lines, which is faster than by index."""
+        stored = self._slots.layer(layer, new)
+        kinds, slots, heads, room, size = stored.shape
+        if (heads, room) not in self._lines:
+            kind = torch.arange(kinds, device=new.device)[:, None]
+            head = torch.arange(heads, device=new.device)
+            line = (kind * slots + self._slot[:, None, None]) * heads + head
+            self._lines[heads, room] = (line * room + self._place[:, None, None]).flatten()
+        stored.view(-1, size).index_copy_(0, self._lines[heads, room], new.reshape(-1, size))
 
 
-def _attended(
-    group: Group,
+def _attend(
+    parts: Sequence[tuple[Part, Tensor, Tensor]],
     queries: Tensor,
-    stored: Stored,
-    shared: Stored | None,
+    output: Tensor,
     *,
     unseen: Tensor,
     softcap: float | None,
-) -> Tensor:
-    """Key heads x rows x queries of each x size, like the queries.
+) -> None:
+    """Writes to `output` what a group's rows read, by each part's keys and values.
 
-    Keys and values are those of the slots; `shared` are the prefix's.
+    Queries and output are key heads x rows x queries of each x size. Values are added up block by
+    block in order of position, whichever part a block belongs to.
     """
-    scores = queries.new_empty(*queries.shape[:3], group.keys)
-    if shared is not None:
-        scores[..., : group.shared] = _product(queries, shared[0].transpose(1, 2))
-    for part in group.parts:
-        own = slice(group.shared, group.shared + part.width)
-        scores[:, part.rows, :, own] = _by_slot(
-            queries[:, part.rows], part.own(stored[0]).transpose(-1, -2), part
-        )
+    keys_in_all = max(part.keys.stop for part, _, _ in parts)
+    scores = queries.new_empty(*queries.shape[:3], keys_in_all)
+    for part, keys, _ in parts:
+        made = torch.bmm(part.gathered(queries), keys.transpose(1, 2))
+        part.scattered(made, scores[..., part.keys])
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores[..., group.keys - unseen.shape[-1] :].masked_fill_(unseen, -torch.inf)
+    scores[..., -unseen.shape[-1] :].masked_fill_(unseen, -torch.inf)
     weights = scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
-    # Added up block by block in order of position, whichever of the two a block belongs to.
-    output = queries.new_zeros(*queries.shape[:3], stored[1].shape[3])
-    if shared is not None:
-        for start in range(0, group.shared, BLOCK):
+    for part, _, values in parts:
+        mine, sums = part.gathered(weights[..., part.keys]), part.gathered(output)
+        for start in range(0, values.shape[1], BLOCK):
             block = slice(start, start + BLOCK)
-            output += _product(weights[..., block], shared[1][:, block])
-    for part in group.parts:
-        own_values, sums = part.own(stored[1]), output[:, part.rows]
-        for start in range(0, part.width, BLOCK):
-            stop = min(start + BLOCK, part.width)
-            block = weights[:, part.rows, :, group.shared + start : group.shared + stop]
-            sums += _by_slot(block, own_values[..., start:stop, :], part)
-    return output
-
-
-def _by_slot(rows: Tensor, matrices: Tensor, part: Part) -> Tensor:
-    """Key heads x rows x queries of each x any, by the matrices of each row's slot."""
-    if isinstance(part, Chunk):
-        return _product(rows, matrices)
-    rows = rows.transpose(0, 1)
-    if part.spread is not None:
-        rows = rows[part.spread]
-    output = _multiplied(rows, matrices)
-    if part.places is not None:
-        output = output[part.places]
-    return output.transpose(0, 1)
-
-
-def _product(rows: Tensor, matrices: Tensor) -> Tensor:
-    """Heads x rows x queries of each x any, by each head's matrix: one product for all rows."""
-    output = _multiplied(rows.flatten(1, 2), matrices)
-    return output.view(*rows.shape[:3], -1)
-
-
-def _multiplied(rows: Tensor, matrices: Tensor) -> Tensor:
-    """A matrix product of at least four rows: fewer are multiplied by other code, to other bits."""
-    missing = _FEWEST_ROWS - rows.shape[-2]
-    if missing <= 0:
-        return torch.matmul(rows, matrices)
-    return torch.matmul(functional.pad(rows, (0, 0, 0, missing)), matrices)[..., :-missing, :]
+            sums += torch.bmm(mine[..., block], values[:, block])
+        part.scattered(sums, output)
 
 
 def padded(width: int) -> int:
@@ -244,18 +261,16 @@ def _slot_attention(
     softcap: float | None = None,
     **__: Any,
 ) -> tuple[Tensor, None]:
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     step: Step = _running.step
     output = step.attend(
         module.layer_idx,
-        query,
-        key,
-        value,
-        scale=scale,
+        query[0].transpose(0, 1),
+        torch.stack((key[0], value[0])).permute(2, 0, 1, 3),
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,
         softcap=softcap,
     )
-    return output, None
+    return output[None], None
 
 
 AttentionInterface.register(NAME, _slot_attention)  # pyright: ignore[reportUnknownMemberType]

@@ -19,7 +19,7 @@ from charter.models.reproducible import round_threads_down
 _log = logging.getLogger(__name__)
 
 _LINGER_S = 0.001
-"""Callers answer one result with the next call: an idle engine waits this long for more calls."""
+"""Callers answer one result with the next call: this long it is waited for, or a step goes by."""
 _MODEL_FAILURES = (RuntimeError, MemoryError, BackendError)
 """What is raised where a computation fails; torch's out of memory is a `RuntimeError`."""
 
@@ -41,8 +41,8 @@ class Worker(Protocol):
         """One more call."""
         ...
 
-    def step(self) -> None:
-        """Brings all calls on by one pass of the model."""
+    def step(self) -> int:
+        """Brings all calls on by one pass of the model; gives for how many others it made room."""
         ...
 
     def restart(self, *, capacity: int) -> None:
@@ -67,6 +67,8 @@ class Engine:
         self._failing = threading.Lock()
         self._stale = threading.Event()
         self._stopped = threading.Event()
+        self._room = 0
+        """For how many calls the last step made room."""
         self._cause: BaseException | None = None
         """What the thread broke down with."""
         self._thread = threading.Thread(target=self._run, name=f"model {name}", daemon=True)
@@ -110,12 +112,19 @@ class Engine:
             self._fail(list(self._open), self._stopped_error())
 
     def _take_in(self) -> None:
-        """Hand new calls on; wait for one where there is nothing else to do."""
-        waiting_s = None if not self._worker.busy else 0.0
+        """Hand new calls on; wait for one where there is nothing else to do.
+
+        As long as there is room, wait a moment for others: those that come with the first one, and
+        the next calls of those who were just answered.
+        """
+        idle = not self._worker.busy
+        room = self._worker.capacity if idle else self._room
+        waiting_s = None if idle else _LINGER_S * (room > 0)
         try:
             while (call := self._inbox.get(waiting_s != 0.0, waiting_s or None)) is not None:
                 self._worker.add(call)
-                waiting_s = _LINGER_S if waiting_s is None else waiting_s
+                room -= 1
+                waiting_s = _LINGER_S * (room > 0)
         except queue.Empty:
             pass
 
@@ -126,7 +135,8 @@ class Engine:
         if not self._worker.busy:
             return
         try:
-            self._worker.step()
+            self._room = 0
+            self._room = self._worker.step()
         except torch.OutOfMemoryError as error:
             half = self._worker.capacity // 2
             if half == 0:

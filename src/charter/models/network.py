@@ -16,6 +16,7 @@ from torch import Tensor
 
 from charter.errors import BackendError
 from charter.models.attention import NAME, Chunk, Group, Step, padded, running
+from charter.models.decoder import Decoder
 from charter.models.products import Products
 from charter.models.reproducible import smallest_stable_batch
 from charter.models.slots import Slots
@@ -34,8 +35,11 @@ class Network:
         kept = cast("dict[str, threading.Lock]", vars(model))
         self._lock = kept.setdefault("_charter_lock", threading.Lock())
         self._products = Products(model)
+        self._decoder = Decoder.of(model, self._products)
         with self._lock, self._products.applied():
             self._smallest = smallest_stable_batch(model)
+        if self._decoder:
+            self._products.weights_changed()  # it lays out its own
 
     @property
     def device(self) -> torch.device:
@@ -49,20 +53,18 @@ class Network:
             return False
         vocabulary = self._model.get_input_embeddings().num_embeddings
         rows = [[(7919 * i + length) % vocabulary for i in range(length)] for length in (37, 2)]
-        ids = [id_ for row in rows for id_ in row]
-        positions = [place for row in rows for place in range(len(row))]
-        slot = [index for index, row in enumerate(rows) for _ in row]
+        ids = torch.tensor([id_ for row in rows for id_ in row], device=self.device)
+        at = torch.tensor([place for row in rows for place in range(len(row))], device=self.device)
+        slot = torch.tensor([i for i, row in enumerate(rows) for _ in row], device=self.device)
         ends = list(accumulate(map(len, rows), initial=0))
         parts = [
-            Chunk(rows=slice(*ends[index : index + 2]), slot=index, width=padded(len(row)))
-            for index, row in enumerate(rows)
+            Chunk(rows=slice(*ends[i : i + 2]), keys=slice(0, padded(len(row))), source=i)
+            for i, row in enumerate(rows)
         ]
-        at = torch.tensor(positions, device=self.device)
-        group = Group(rows=slice(0, len(ids)), positions=at, prefix=None, parts=parts)
-        where = torch.tensor(slot, device=self.device)
-        step = Step(Slots(len(rows)), [group], slot=where, place=at)
+        group = Group(rows=slice(0, len(ids)), parts=parts, shared=0)
+        step = Step(Slots(len(rows)), [group], positions=at, slot=slot, place=at)
         try:
-            packed = self.run(ids, positions, step, keep=range(len(ids))).float()
+            packed = self.run(ids, at, step, keep=range(len(ids))).float()
         except (TypeError, AttributeError, RuntimeError, IndexError, KeyError):
             return False  # another interface than ours
         plain = torch.cat([self._plain(row) for row in rows]).float()
@@ -95,9 +97,7 @@ class Network:
             and not getattr(config, "num_kv_shared_layers", 0)
         )
 
-    def run(
-        self, ids: Sequence[int], positions: Sequence[int], step: Step, *, keep: Sequence[int]
-    ) -> Tensor:
+    def run(self, ids: Tensor, positions: Tensor, step: Step, *, keep: Sequence[int]) -> Tensor:
         """One packed pass.
 
         Args:
@@ -112,24 +112,27 @@ class Network:
         Raises:
             BackendError: They are not finite.
         """
-        device = self.device
-        with (
-            self._lock,
-            _attending_by(NAME, self._model.config),
-            self._products.applied(),
-            running(step),
-        ):
-            output = self._model(
-                input_ids=torch.tensor([ids], device=device),
-                position_ids=torch.tensor([positions], device=device),
-                use_cache=False,
-                logits_to_keep=torch.tensor(keep, dtype=torch.long, device=device),
-            )
-        return finite(output.logits[0])
+        with self._lock:
+            if self._decoder and self._decoder.untouched:
+                return finite(self._decoder.run(ids, positions, step, keep=keep))
+            with (
+                _attending_by(NAME, self._model.config),
+                self._products.applied(),
+                running(step),
+            ):
+                output = self._model(
+                    input_ids=ids[None],
+                    position_ids=positions[None],
+                    use_cache=False,
+                    logits_to_keep=torch.tensor(keep, dtype=torch.long, device=self.device),
+                )
+            return finite(output.logits[0])
 
     def weights_changed(self) -> None:
         """Drop what was made from older weights."""
         self._products.weights_changed()
+        if self._decoder:
+            self._decoder.weights_changed()
 
     @property
     def smallest_step(self) -> int:

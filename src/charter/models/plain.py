@@ -49,8 +49,12 @@ class PlainLoop:
         self._waiting.clear()
         self._current = self._cache = None
 
-    def step(self) -> None:
+    def step(self) -> int:
         """See `Worker.step`."""
+        self._bring_on()
+        return 0
+
+    def _bring_on(self) -> None:
         if self._current is not None and self._current.result.cancelled():
             self._current = self._cache = None
         if self._current is None:

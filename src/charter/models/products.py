@@ -7,8 +7,9 @@ on whether the weights are laid out for it beforehand. Where a trial says otherw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeGuard, cast
 
@@ -42,6 +43,10 @@ class Products:
         """Whether any layer is multiplied by oneDNN."""
         return bool(self._layers)
 
+    def takes(self, layers: Iterable[nn.Linear]) -> bool:
+        """Whether all of these are multiplied by oneDNN."""
+        return set(layers) <= set(self._layers)
+
     def weights_changed(self) -> None:
         """Drop what was laid out."""
         self._laid_out = None
@@ -66,12 +71,47 @@ class Products:
 
     def _lay_out(self) -> dict[Tensor, Tensor]:
         """The weights as oneDNN likes them best, if there is room: the bits are the same."""
-        weights = {layer.weight for layer in self._layers}
-        needed = sum(weight.nbytes for weight in weights)
-        if needed > _SHARE_OF_MEMORY * psutil.virtual_memory().available:
+        if not has_room(self._layers):
             return {}
-        reorder = cast("Callable[..., Tensor]", _onednn._reorder_linear_weight)
-        return {weight: reorder(weight.detach(), _ANY_BATCH) for weight in weights}
+        weights = {layer.weight for layer in self._layers}
+        return {weight: _laid_out(weight.detach()) for weight in weights}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A weight and a bias to multiply rows by: at least two, each of one size."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def joined(cls, *layers: nn.Linear) -> Linear:
+        """Several layers as one that makes all that they make: a copy, as oneDNN likes it best."""
+        biases = [
+            bias for layer in layers if (bias := cast("Tensor | None", layer.bias)) is not None
+        ]
+        return cls(
+            weight=_laid_out(torch.cat([layer.weight.detach() for layer in layers])),
+            bias=torch.cat(biases) if biases else None,
+        )
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The product."""
+        return _multiplied(rows, self.weight, self.bias)
+
+    def plus(self, rows: Tensor, term: Tensor) -> Tensor:
+        """The product, and a term added to it."""
+        return _onednn._linear_pointwise.binary(rows, term, self.weight, self.bias, "add")
+
+    def times(self, rows: Tensor, factor: Tensor) -> Tensor:
+        """The product, multiplied by a factor number by number."""
+        return _onednn._linear_pointwise.binary(rows, factor, self.weight, self.bias, "mul")
+
+
+def has_room(layers: Iterable[nn.Linear]) -> bool:
+    """Whether there is memory for a copy of these layers' weights."""
+    needed = sum(weight.nbytes for weight in {layer.weight for layer in layers})
+    return needed <= _SHARE_OF_MEMORY * psutil.virtual_memory().available
 
 
 def product(rows: Tensor, *, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -86,6 +126,11 @@ def _multiplied(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _onednn._linear_pointwise(rows, weight, bias, "none", [], "")
 
 
+def _laid_out(weight: Tensor) -> Tensor:
+    reorder = cast("Callable[..., Tensor]", _onednn._reorder_linear_weight)
+    return reorder(weight, _ANY_BATCH)
+
+
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     return (
         type(module) is nn.Linear
@@ -96,12 +141,25 @@ def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _keeps_bits(weight: Tensor) -> bool:
-    """Whether a row of few has the bits of a row of many, laid out or not."""
-    seeded = torch.Generator().manual_seed(0)
+    """Whether a row's bits depend on nothing but the row and the part of the weight it meets.
+
+    Not on the number of rows, nor on whether the weight is laid out, nor on what else it makes,
+    nor on whether a term or factor waits for the product.
+    """
+    seeded, half = torch.Generator().manual_seed(0), len(weight) // 2
     rows = torch.randn(_REFERENCE_ROWS, weight.shape[1], generator=seeded)
+    other = torch.randn(_REFERENCE_ROWS, len(weight), generator=seeded)
     try:
-        many = _multiplied(rows, _onednn._reorder_linear_weight(weight, _ANY_BATCH), None)
+        laid_out = Linear(_laid_out(weight.detach()), None)
+        many = laid_out(rows)
         few = [_multiplied(rows[:count], weight, None) for count in _PROBED_ROWS]
+        part = _multiplied(rows, weight[:half], None)
+        joined = laid_out.plus(rows, other), laid_out.times(rows, other)
     except (AttributeError, RuntimeError):  # a build without it
         return False
-    return all(torch.equal(part, many[: len(part)]) for part in few)
+    return (
+        all(torch.equal(some, many[: len(some)]) for some in few)
+        and torch.equal(part, many[:, :half])
+        and torch.equal(joined[0], many + other)
+        and torch.equal(joined[1], many * other)
+    )

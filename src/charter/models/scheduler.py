@@ -92,38 +92,41 @@ class Scheduler:
         self._slots = Slots(self._slots.count, self._most_bytes)
         self._prefixes = []
 
-    def step(self) -> None:
-        """Admits what there is room for, and reads the next tokens of every call in a slot."""
+    def step(self) -> int:
+        """Admits what there is room for, and reads the next tokens of every call in a slot.
+
+        Gives how many slots fell empty that no waiting call will take.
+        """
         self._now += 1
         for slot in self._slots.slots:
             if slot.call and slot.call.result.cancelled():
                 self._leave(slot)
         self._admit()
-        decoded = [slot for slot in self._active() if slot.pending == slot.keep == 1]
-        chunks = list(self._chunks(room=self._rows - len(decoded)))
+        active = [slot for slot in self._slots.slots if slot.call]
+        decoded = [slot for slot in active if slot.pending == slot.keep == 1]
+        chunks = list(self._chunks(active, room=self._rows - len(decoded)))
         if not decoded and not chunks:
-            return
+            return 0
         rows = _Rows(self._slots, self._network.device)
-        for prefix in {id(slot.prefix): slot.prefix for slot in self._active()}.values():
+        for prefix in {id(slot.prefix): slot.prefix for slot in active}.values():
             rows.add_group(
                 prefix,
                 [slot for slot in decoded if slot.prefix is prefix],
                 [(slot, count) for slot, count in chunks if slot.prefix is prefix],
             )
         rows.fill_up(self._network.smallest_step, multiple=whole_vectors())
-        self.rows_read += len(rows.ids)
-        logits = self._network.run(rows.ids, rows.positions, rows.step(), keep=rows.keep)
+        self.rows_read += rows.count
+        logits = self._network.run(*rows.step(), keep=rows.keep)
         for slot, count in [*((slot, 1) for slot in decoded), *chunks]:
             slot.computed += count
             slot.used = self._now
         self._receive(rows.owners, logits)
+        emptied = sum(slot.call is None for slot in active)
+        return max(0, emptied - len(self._waiting))
 
-    def _active(self) -> list[Slot]:
-        return [slot for slot in self._slots.slots if slot.call]
-
-    def _chunks(self, *, room: int) -> Iterator[tuple[Slot, int]]:
+    def _chunks(self, active: list[Slot], *, room: int) -> Iterator[tuple[Slot, int]]:
         """Slots with more to read than one token, the oldest call first, and how much of it."""
-        reading = [slot for slot in self._active() if slot.pending > 1 or slot.keep > 1]
+        reading = [slot for slot in active if slot.pending > 1 or slot.keep > 1]
         for slot in sorted(reading, key=_arrival):
             if room <= 0:
                 return
@@ -163,6 +166,7 @@ class Scheduler:
             top_ps=[writing.sampling.top_p for _, _, writing in writers],
             top_ks=[writing.sampling.top_k for _, _, writing in writers],
         )
+        going_on, last_ids = list[Slot](), list[int]()
         for (_, slot, writing), id_, logprob, near in zip(
             writers, drawn.ids, drawn.logprobs, drawn.near, strict=True
         ):
@@ -171,7 +175,9 @@ class Scheduler:
                 settle(writing.result, None)
                 self._leave(slot)
             else:
-                self._slots.append(slot, id_)
+                going_on.append(slot)
+                last_ids.append(id_)
+        self._slots.append(going_on, last_ids)
 
     def _leave(self, slot: Slot) -> None:
         """The slot's call is over; what was computed stays, for a call that goes on from there."""
@@ -228,9 +234,10 @@ class Scheduler:
 
     def _popular(self, ids: np.ndarray, common: np.ndarray, *, most: int) -> int:
         """How many of a call's first tokens many calls have, in whole blocks."""
-        if most < BLOCK or len(self._waiting) + len(self._active()) < _POPULAR:
+        active = [slot for slot in self._slots.slots if slot.call]
+        if most < BLOCK or len(self._waiting) + len(active) < _POPULAR:
             return 0
-        counts = [int(common[slot.index]) for slot in self._active()]
+        counts = [int(common[slot.index]) for slot in active]
         head = ids[:most]
         for other in self._waiting.values():
             differs = other[:most] != head[: len(other)]
@@ -282,90 +289,77 @@ class _Rows:
     def __init__(self, slots: Slots, device: torch.device) -> None:
         self._slots = slots
         self._device = device
-        self.ids: list[int] = []
-        self.positions: list[int] = []
+        self.count = 0
         self.keep: list[int] = []
         """The rows whose logits are wanted."""
         self.owners: list[Slot] = []
         """Whose they are, each once."""
-        self._slot: list[int] = []
-        self._place: list[int] = []
+        self._columns: list[np.ndarray] = []
+        """Ids, positions, slots and places among the slots' own keys x rows, piece by piece."""
+        self._filling = 0
         self._groups: list[Group] = []
 
     def add_group(
         self, prefix: Prefix | None, decoded: list[Slot], chunks: list[tuple[Slot, int]]
     ) -> None:
         """Rows of slots with one prefix: one row of each `decoded` one, and chunks of others."""
-        first, parts = len(self.ids), list[Part]()
-        if decoded:
-            parts.append(self._decoded(decoded, first=first))
-        parts += [self._chunk(slot, count, first=first) for slot, count in chunks]
+        first, shared = self.count, len(prefix) if prefix else 0
+        parts = [self._decoded(decoded, shared=shared)] if decoded else list[Part]()
+        parts += [self._chunk(slot, count, first=first, shared=shared) for slot, count in chunks]
+        if prefix and parts:
+            every = slice(0, self.count - first)
+            parts.insert(0, Chunk(rows=every, keys=slice(0, shared), source=prefix))
         if parts:
-            self._groups.append(
-                Group(
-                    rows=slice(first, len(self.ids)),
-                    positions=self._tensor(self.positions[first:]),
-                    prefix=prefix,
-                    parts=parts,
-                )
-            )
+            self._groups.append(Group(rows=slice(first, self.count), parts=parts, shared=shared))
 
-    def _chunk(self, slot: Slot, count: int, *, first: int) -> Chunk:
-        start = len(self.ids) - first
-        self._add(slot, count)
-        return Chunk(
-            rows=slice(start, start + count),
-            slot=slot.index,
-            width=padded(slot.computed + count - slot.start),
-        )
+    def _chunk(self, slot: Slot, count: int, *, first: int, shared: int) -> Chunk:
+        start, stop = slot.computed, slot.computed + count
+        rows = slice(self.count - first, self.count - first + count)
+        self._add(np.full(count, slot.index), np.arange(start, stop), shared=shared)
+        if stop == slot.length:
+            self.keep += range(self.count - slot.keep, self.count)
+            self.owners.append(slot)
+        keys = slice(shared, shared + padded(stop - shared))
+        return Chunk(rows=rows, keys=keys, source=slot.index)
 
-    def _decoded(self, slots: list[Slot], *, first: int) -> Singles:
+    def _decoded(self, slots: list[Slot], *, shared: int) -> Singles:
         """Adds one row for each of these slots, which are in order."""
-        for slot in slots:
-            self._add(slot, 1)
-        indices = [slot.index for slot in slots]
-        low, high = indices[0], indices[-1] + 1
+        indices = np.array([slot.index for slot in slots])
+        positions = np.array([slot.computed for slot in slots])
+        self.keep += range(self.count, self.count + len(slots))
+        self.owners += slots
+        self._add(indices, positions, shared=shared)
+        low, high = int(indices[0]), int(indices[-1]) + 1
         dense = high - low <= 2 * len(slots)  # else copying the slots' keys is cheaper
-        spread = places = None
-        if dense and high - low > len(slots):
-            taken = {index: row for row, index in enumerate(indices)}
-            spread = self._tensor([taken.get(index, 0) for index in range(low, high)])
-            places = self._tensor([index - low for index in indices])
+        gaps = dense and high - low > len(slots)
         return Singles(
-            rows=slice(0, len(self.ids) - first),
+            rows=slice(0, len(slots)),
+            keys=slice(shared, shared + padded(int(positions.max()) + 1 - shared)),
             slots=slice(low, high) if dense else self._tensor(indices),
-            width=padded(max(slot.computed + 1 - slot.start for slot in slots)),
-            spread=spread,
-            places=places,
+            places=self._tensor(indices - low) if gaps else slice(None),
+            count=high - low if dense else len(slots),
         )
+
+    def _add(self, slots: np.ndarray, positions: np.ndarray, *, shared: int) -> None:
+        ids = self._slots.tokens(slots, positions)
+        self._columns.append(np.stack((ids, positions, slots, positions - shared)))
+        self.count += len(ids)
 
     def fill_up(self, count: int, *, multiple: int) -> None:
         """At least so many rows, in whole multiples: the last one again, for nobody."""
-        missing = max(count - len(self.ids), -len(self.ids) % multiple)
-        self.ids += self.ids[-1:] * missing
-        self.positions += self.positions[-1:] * missing
+        self._filling = max(count - self.count, -self.count % multiple)
+        self._columns.append(self._columns[-1][:, -1:].repeat(self._filling, 1))
+        self.count += self._filling
 
-    def step(self) -> Step:
-        """What the rows attend to."""
-        return Step(
-            self._slots,
-            self._groups,
-            slot=self._tensor(self._slot),
-            place=self._tensor(self._place),
-        )
+    def step(self) -> tuple[Tensor, Tensor, Step]:
+        """Ids, positions, and what the rows attend to."""
+        columns = self._tensor(np.concatenate(self._columns, 1))
+        own = columns[:, : self.count - self._filling]
+        step = Step(self._slots, self._groups, positions=own[1], slot=own[2], place=own[3])
+        return columns[0], columns[1], step
 
-    def _add(self, slot: Slot, count: int) -> None:
-        start, stop, before = slot.computed, slot.computed + count, slot.start
-        self.ids += self._slots.tokens(slot, start, stop)
-        self.positions += range(start, stop)
-        self._slot += [slot.index] * count
-        self._place += range(start - before, stop - before)
-        if stop == slot.length:
-            self.keep += range(len(self.ids) - slot.keep, len(self.ids))
-            self.owners.append(slot)
-
-    def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, device=self._device)
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=self._device)
 
 
 def _arrival(slot: Slot) -> int:

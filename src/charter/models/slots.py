@@ -9,6 +9,7 @@ in several, copied from another slot, or continued a call later.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,17 +24,14 @@ ALIGNED = 32
 """Rows of keys are padded to multiples of this: no vector instruction is cut short."""
 _FIRST_LENGTH = 128
 
-Stored = tuple[Tensor, Tensor]
-"""Keys and values of one layer."""
-
 
 @dataclass(eq=False)
 class Prefix:
     """What several slots begin with."""
 
     ids: np.ndarray
-    layers: dict[int, Stored]
-    """By layer: key heads x tokens x head size."""
+    layers: dict[int, Tensor]
+    """By layer: keys, values x key heads x tokens x head size."""
     used: int = 0
     """The step that last used it."""
 
@@ -77,17 +75,17 @@ class Slots:
     most_bytes: float = math.inf
     """What keys and values may take; more raises `torch.OutOfMemoryError`."""
     slots: list[Slot] = field(init=False)
-    layers: dict[int, Stored] = field(default_factory=dict[int, Stored])
-    """By layer: slots x key heads x room x head size; made as layers first ask for it."""
+    layers: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    """By layer: keys, values x slots x key heads x room x head size."""
 
     def __post_init__(self) -> None:
         self.slots = [Slot(index) for index in range(self.count)]
         self._tokens = np.full((self.count, _FIRST_LENGTH), -1, dtype=np.int64)
         self._room = _FIRST_LENGTH
 
-    def tokens(self, slot: Slot, start: int, stop: int) -> list[int]:
-        """The slot's tokens at these positions."""
-        return self._tokens[slot.index, start:stop].tolist()
+    def tokens(self, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Each of these slots' token at each of these positions."""
+        return self._tokens[slots, positions]
 
     def put(self, slot: Slot, ids: np.ndarray, *, known: int) -> None:
         """The slot holds these tokens from now on; the keys of the first `known` are right."""
@@ -96,11 +94,13 @@ class Slots:
         self._tokens[slot.index, len(ids) :] = -1
         slot.length, slot.computed = len(ids), known
 
-    def append(self, slot: Slot, id_: int) -> None:
-        """One more token, to be read in the next step."""
-        self._ensure(slot.length + 1, own=slot.length + 1 - slot.start)
-        self._tokens[slot.index, slot.length] = id_
-        slot.length += 1
+    def append(self, slots: Sequence[Slot], ids: Sequence[int]) -> None:
+        """One more token for each, to be read in the next step."""
+        for slot in slots:
+            self._ensure(slot.length + 1, own=slot.length + 1 - slot.start)
+        self._tokens[[slot.index for slot in slots], [slot.length for slot in slots]] = ids
+        for slot in slots:
+            slot.length += 1
 
     def common(self, ids: np.ndarray) -> np.ndarray:
         """How many tokens each slot has in common with these ids, from the first one on."""
@@ -112,35 +112,37 @@ class Slots:
         """Gives the target the source's first tokens with their keys and values."""
         target.prefix = source.prefix
         own = length - source.start
-        for keys, values in self.layers.values():
-            keys[target.index, :, :own] = keys[source.index, :, :own]
-            values[target.index, :, :own] = values[source.index, :, :own]
+        for stored in self.layers.values():
+            stored[:, target.index, :, :own] = stored[:, source.index, :, :own]
 
     def rebase(self, slot: Slot, prefix: Prefix) -> None:
         """The slot begins with this longer prefix from now on: its rows join those of others."""
         first, own = len(prefix) - slot.start, slot.computed - len(prefix)
         for stored in self.layers.values():
-            for each in stored:
-                each[slot.index, :, :own] = each[slot.index, :, first : first + own].clone()
+            mine = stored[:, slot.index]
+            mine[:, :, :own] = mine[:, :, first : first + own].clone()
         slot.prefix = prefix
 
     def prefix_of(self, slot: Slot, *, length: int) -> Prefix:
         """The first `length` tokens of a slot, whose keys are computed, as a prefix of its own."""
-        own, layers = length - slot.start, dict[int, Stored]()
-        for index, (keys, values) in self.layers.items():
-            stored = keys[slot.index, :, :own].clone(), values[slot.index, :, :own].clone()
-            if slot.prefix:
-                before = slot.prefix.layers[index]
-                stored = torch.cat([before[0], stored[0]], 1), torch.cat([before[1], stored[1]], 1)
-            layers[index] = stored
+        own, layers = length - slot.start, dict[int, Tensor]()
+        for index, stored in self.layers.items():
+            mine = stored[:, slot.index, :, :own]
+            before = [slot.prefix.layers[index]] if slot.prefix else []
+            layers[index] = torch.cat([*before, mine], 2)
         return Prefix(self._tokens[slot.index, :length].copy(), layers)
 
-    def layer(self, index: int, keys: Tensor) -> Stored:
-        """A layer's storage, made like these keys (any x key heads x any x head size) at first."""
+    def layer(self, index: int, new: Tensor) -> Tensor:
+        """A layer's storage, made at first for such keys and values as these.
+
+        Args:
+            index: The layer's.
+            new: Any x keys, values x key heads x head size.
+        """
         if index not in self.layers:
-            shape = self.count, keys.shape[1], self._room, keys.shape[3]
-            self._check(more=2 * math.prod(shape) * keys.element_size())
-            self.layers[index] = keys.new_zeros(shape), keys.new_zeros(shape)
+            shape = 2, self.count, new.shape[2], self._room, new.shape[3]
+            self._check(more=math.prod(shape) * new.element_size())
+            self.layers[index] = new.new_zeros(shape)
         return self.layers[index]
 
     def _ensure(self, length: int, *, own: int) -> None:
@@ -153,14 +155,11 @@ class Slots:
             self._check(more=self._bytes * (room // self._room - 1))
             self._room = room
             for index, stored in self.layers.items():
-                self.layers[index] = (
-                    _widened(stored[0], self._room),
-                    _widened(stored[1], self._room),
-                )
+                self.layers[index] = _widened(stored, self._room)
 
     @property
     def _bytes(self) -> int:
-        return sum(each.nbytes for stored in self.layers.values() for each in stored)
+        return sum(stored.nbytes for stored in self.layers.values())
 
     def _check(self, *, more: int) -> None:
         if self._bytes + more > self.most_bytes:
@@ -176,6 +175,6 @@ def _doubled(size: int, needed: int) -> int:
 
 
 def _widened(stored: Tensor, room: int) -> Tensor:
-    wider = stored.new_zeros(*stored.shape[:2], room, stored.shape[3])
-    wider[:, :, : stored.shape[2]] = stored
+    wider = stored.new_zeros(*stored.shape[:3], room, stored.shape[4])
+    wider[..., : stored.shape[3], :] = stored
     return wider

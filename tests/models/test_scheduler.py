@@ -115,6 +115,15 @@ def test_layers_that_do_not_end_with_a_vector_keep_their_bits(tokenizer):
     fuzz(Network(make_llama(tokenizer, intermediate_size=176)), rounds=3, seed=2)
 
 
+def test_a_single_key_head_keeps_its_bits_on_one_thread(tokenizer):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        fuzz(Network(make_llama(tokenizer, num_key_value_heads=1)), rounds=2, seed=3)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 def test_ten_thousand_schedules_give_the_bits_of_one_slot(network):
     fuzz(network, rounds=2000, seed=1)

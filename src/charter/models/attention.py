@@ -224,10 +224,11 @@ def _attend(
     scores[..., -unseen.shape[-1] :].masked_fill_(unseen, -torch.inf)
     weights = scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
     for part, _, values in parts:
+        # With one key head `sums` may lie in `output`, so nothing is added in place.
         mine, sums = part.gathered(weights[..., part.keys]), part.gathered(output)
         for start in range(0, values.shape[1], BLOCK):
             block = slice(start, start + BLOCK)
-            sums += torch.bmm(mine[..., block], values[:, block])
+            sums = sums + torch.bmm(mine[..., block], values[:, block])
         part.scattered(sums, output)
 
 

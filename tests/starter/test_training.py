@@ -50,7 +50,7 @@ def enough(*, reached: float, chance: float) -> float:
 
 
 def test_a_tenth_of_the_tokens_learns_to_copy(model):
-    lessons = [repeat(WORLD, Random(seed)) for seed in range(100)]
+    lessons = [repeat(WORLD, Random(seed)).turns for seed in range(100)]
     said = model.answers([(asked.message,) for asked, _ in lessons])
     exact = [
         reply == noted.message.content for reply, (_, noted) in zip(said, lessons, strict=True)

@@ -69,7 +69,7 @@ def as_json(evaluation: Evaluation):
 
 def test_the_form_that_scripts_rely_on_is_kept(store):
     written = as_json(evaluated(store))
-    assert set(written) == {"models", "comparisons", "differences", "graders"}
+    assert set(written) == {"models", "comparisons", "differences", "graders", "reward"}
     for model in written["models"].values():
         assert set(model) == {"harmful", "benign", "borderline", "principles", "groups"}
         for kind in ("harmful", "benign", "borderline"):

@@ -271,7 +271,8 @@ def test_boilerplate_in_the_demonstrations_is_counted_and_warned_of(project, tmp
     ]
     path = project.parent / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in asked))
-    run(project, tmp_path / "run", until="revise", overrides=("revise.selection=random",))
+    settings = ("revise.selection=random", "revise.gates.refuses_benign=false")
+    run(project, tmp_path / "run", until="revise", overrides=settings)
     summary = json.loads((tmp_path / "run" / "metrics" / "revise.json").read_text())
     assert summary["distinct_completions"] == 1
     assert "completion stands in 120 of 120 demonstrations" in caplog.text

@@ -6,10 +6,9 @@ from charter.constitution import Constitution, Principle
 from charter.errors import ConfigError, PromptError, RunError
 from charter.evaluation.contrast import contrast
 from charter.evaluation.contrast_table import contrast_table, example_text, example_title
-from charter.evaluation.figures import GradedAnswer
-from charter.evaluation.graders import grade
 from charter.evaluation.pairing import Answered
-from charter.records import Prompt, Usage, assistant, system, user
+from charter.records import Prompt, assistant, system, user
+from tests.evaluation.answers import graded_answer
 
 SSN = Principle(id="ssn", rule="Never ask for an SSN.", patterns=("your ssn",))
 PRAISE = Principle(id="praise", rule="Never praise a product.", patterns=("great",))
@@ -36,18 +35,8 @@ def answered(label, *, constitution=SHOP, asked=None, base=None, more=None, **sf
         for prompt in asked:
             said = texts.get(prompt.id, GOOD)
             for sample, text in enumerate(said if isinstance(said, list) else [said]):
-                yield GradedAnswer(
-                    id=f"{column}/{prompt.id}/{sample}",
-                    column=column,
-                    prompt_id=prompt.id,
-                    kind=prompt.kind,
-                    tags=prompt.tags,
-                    sample=sample,
-                    text=text,
-                    grades=grade(prompt, text=text, principles=constitution.principles),
-                    judgement=None,
-                    usage=Usage(),
-                    calls=1,
+                yield graded_answer(
+                    text, column, prompt=prompt, constitution=constitution, sample=sample
                 )
 
     texts = {prompt.id: ASKS for prompt in asked} if base is None else base

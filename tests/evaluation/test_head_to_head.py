@@ -6,11 +6,10 @@ from charter.config import EvaluateConfig
 from charter.console import Silent
 from charter.constitution import Constitution, Principle
 from charter.errors import FailureLimitError, JudgementError
-from charter.evaluation.figures import GradedAnswer
-from charter.evaluation.graders import grade
 from charter.evaluation.head_to_head import Referee, head_to_head
 from charter.evaluation.summary import summarise
-from charter.records import Preference, Prompt, Usage, user
+from charter.records import Preference, Prompt, user
+from tests.evaluation.answers import graded_answer
 
 RULES = Constitution(principles=(Principle(id="ssn", rule="Never ask for an SSN."),))
 KINDS = ("harmful", "benign", "borderline")
@@ -41,19 +40,7 @@ class LongestWins:
 
 
 def said(text, column="sft", *, prompt=PROMPTS[0], sample=0):
-    return GradedAnswer(
-        id=f"{column}/{prompt.id}/{sample}",
-        column=column,
-        prompt_id=prompt.id,
-        kind=prompt.kind,
-        tags=prompt.tags,
-        sample=sample,
-        text=text,
-        grades=grade(prompt, text=text, principles=RULES.principles),
-        judgement=None,
-        usage=Usage(),
-        calls=1,
-    )
+    return graded_answer(text, column, prompt=prompt, constitution=RULES, sample=sample)
 
 
 def spoken(texts, *, prompts=PROMPTS, samples=2):

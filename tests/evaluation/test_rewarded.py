@@ -1,8 +1,7 @@
 from charter.constitution import Constitution, Principle
-from charter.evaluation.figures import GradedAnswer
-from charter.evaluation.graders import grade
 from charter.evaluation.rewarded import reward_figures
-from charter.records import Prompt, Usage, user
+from charter.records import Prompt, user
+from tests.evaluation.answers import graded_answer
 
 RULES = Constitution(
     principles=(Principle(id="ssn", rule="Never ask for an SSN.", patterns=("your SSN",)),)
@@ -18,18 +17,7 @@ BROKEN, KEPT, ARRIVING, UNHELPFUL = (
 
 
 def said(text, column, *, prompt=LOGIN, sample=0):
-    return GradedAnswer(
-        id=f"{column}/{prompt.id}/{sample}",
-        column=column,
-        prompt_id=prompt.id,
-        kind=prompt.kind,
-        sample=sample,
-        text=text,
-        grades=grade(prompt, text=text, principles=RULES.principles),
-        judgement=None,
-        usage=Usage(),
-        calls=1,
-    )
+    return graded_answer(text, column, prompt=prompt, constitution=RULES, sample=sample)
 
 
 def figures(answers, score, fits=lambda *_: True):

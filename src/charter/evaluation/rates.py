@@ -64,7 +64,12 @@ def clusters(answers: Iterable[GradedAnswer], verdict: Verdict) -> dict[str, Clu
 
 def rate(answers: Iterable[GradedAnswer], verdict: Verdict) -> Rate:
     """The share of successes among the scored answers."""
-    found = list(clusters(answers, verdict).values())
+    return rate_of(clusters(answers, verdict).values())
+
+
+def rate_of(clustered: Iterable[Cluster]) -> Rate:
+    """The share of successes in all clusters."""
+    found = list(clustered)
     estimate = rate_interval(found)
     if estimate is None:
         return Rate(rate=None, low=None, high=None, n=0)

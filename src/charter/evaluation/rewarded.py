@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from charter.evaluation.columns import BASE
 from charter.evaluation.figures import GradedAnswer, Rate, RewardFigures
-from charter.intervals import rate_interval
+from charter.evaluation.rates import rate_of
+from charter.intervals import Cluster
 from charter.records import Dialogue, Kind
 
 Score = Callable[[Sequence[tuple[Dialogue, Sequence[str]]]], list[list[float]]]
@@ -43,13 +44,12 @@ def reward_figures(
     right = [better > worse for better, worse in rewards]
 
     def over(*kinds: Kind) -> Rate:
-        return _rate(
-            [
-                (good.prompt_id, hit)
-                for (good, _), hit in zip(pairs, right, strict=True)
-                if good.kind in kinds
-            ]
-        )
+        found: dict[str, Cluster] = {}
+        for (good, _), hit in zip(pairs, right, strict=True):
+            if good.kind in kinds:
+                hits, n = found.get(good.prompt_id, (0, 0))
+                found[good.prompt_id] = (hits + hit, n + 1)
+        return rate_of(found.values())
 
     return RewardFigures(
         violation=over("harmful"),
@@ -81,15 +81,3 @@ def _rank(answer: GradedAnswer) -> bool | None:
         return answer.grades.helpful
     broken = answer.grades.violation
     return None if broken is None else not broken
-
-
-def _rate(outcomes: Iterable[tuple[str, bool]]) -> Rate:
-    clusters: dict[str, tuple[int, int]] = {}
-    for prompt_id, hit in outcomes:
-        hits, n = clusters.get(prompt_id, (0, 0))
-        clusters[prompt_id] = (hits + hit, n + 1)
-    found = rate_interval(list(clusters.values()))
-    if found is None:
-        return Rate(rate=None, low=None, high=None, n=0)
-    n = sum(size for _, size in clusters.values())
-    return Rate(rate=found.value, low=found.low, high=found.high, n=n)

@@ -21,6 +21,7 @@ from charter.evaluation.figures import (
     ModelFigures,
     PatternGraders,
     PrincipleFigures,
+    RewardFigures,
     WinRate,
 )
 from charter.evaluation.judging import Judge, agreement
@@ -55,6 +56,7 @@ def summarise(
     constitution: Constitution,
     groups: Sequence[str] = (),
     judge: Judge | None,
+    reward: RewardFigures | None = None,
 ) -> Evaluation:
     """The figures of all columns, in the order in which they first appear among the answers.
 
@@ -64,6 +66,7 @@ def summarise(
         constitution: The one that the answers were graded under.
         groups: Tags of harmful prompts that get figures of their own.
         judge: Who gave the judgements; None if there are none.
+        reward: What the patterns say of the run's reward model; None where there is none.
     """
     columns: dict[str, list[GradedAnswer]] = {}
     for answer in answers:
@@ -75,6 +78,7 @@ def summarise(
         },
         comparisons=tuple(_win_rates(comparisons, groups=groups)),
         differences=tuple(_differences(columns, groups=groups)),
+        reward=reward,
         graders=Graders(
             patterns=PatternGraders(
                 principles=tuple(item.id for item in constitution.principles if item.patterns),

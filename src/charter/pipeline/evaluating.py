@@ -86,8 +86,8 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
         constitution=workspace.graded,
         groups=config.evaluate.groups,
         judge=judge,
+        reward=_rewarded(workspace, prompts, answers),
     )
-    figures = figures.model_copy(update={"reward": _rewarded(workspace, prompts, answers)})
     path = evaluation_path(workspace.directory.path)
     write_atomically(path, figures.model_dump_json(indent=2) + "\n")
     return tally

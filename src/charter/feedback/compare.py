@@ -63,7 +63,8 @@ class Chosen(NamedTuple):
 
 def slots(prompts: Sequence[Prompt], *, section: CompareConfig, seed: int) -> Iterator[Slot]:
     """All pairs of responses to each prompt, then a negative of its own for a share of them."""
-    harmful = {prompt.id: prompt for prompt in prompts if prompt.kind == "harmful"}
+    wanted = section.negatives > 0.0
+    harmful = {each.id: each for each in prompts if wanted and each.kind == "harmful"}
     pool = drawn(list(harmful), _NEGATIVES, seed=seed, purpose="negatives")
     for prompt in prompts:
         for first, second in combinations(range(section.responses), 2):

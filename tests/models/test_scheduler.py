@@ -188,10 +188,10 @@ def test_a_call_that_came_before_its_prefix_was_stored_joins_it(network):
 def test_slots_that_outgrow_the_memory_say_so():
     slots = Slots(4, most_bytes=200_000)
     new = torch.zeros(1, 2, 2, 16)
-    slots.layer(0, new)  # 4 slots x 2 heads x 128 tokens x 16 x 2 x 4 bytes: 131,072
+    slots.layer(0, new)  # 4 slots x 2 heads x 144 tokens x 16 x 2 x 4 bytes: 147,456
     with pytest.raises(torch.OutOfMemoryError, match="4 slots"):
         slots.layer(1, new)
     with pytest.raises(torch.OutOfMemoryError, match="4 slots"):
-        slots.put(slots.slots[0], np.arange(129), known=0)
-    slots.put(slots.slots[0], np.arange(128), known=0)
-    assert slots.tokens(np.array([0, 0]), np.array([120, 127])).tolist() == [120, 127]
+        slots.put(slots.slots[0], np.arange(145), known=0)
+    slots.put(slots.slots[0], np.arange(144), known=0)
+    assert slots.tokens(np.array([0, 0]), np.array([120, 143])).tolist() == [120, 143]

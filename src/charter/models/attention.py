@@ -67,8 +67,8 @@ class Singles:
     keys: slice
     """Which of the group's keys they read; as many as the longest slot has."""
     slots: slice | Tensor
-    places: slice | Tensor
-    """Each row's slot among these; slots between them may have no row."""
+    places: Tensor | None
+    """Each row's slot among these, where slots between them have no row; None: all have one."""
     count: int
     """How many slots."""
 
@@ -82,14 +82,20 @@ class Singles:
         """See `Chunk.gathered`; a slot without a row has zeros."""
         heads, _, queries, size = group.shape
         mine = group.new_zeros(self.count, heads, max(queries, _FEWEST_ROWS), size)
-        mine[self.places, :, :queries] = group[:, self.rows].transpose(0, 1)
+        rows = group[:, self.rows].transpose(0, 1)
+        if self.places is None:
+            mine[:, :, :queries] = rows
+        else:
+            mine[:, :, :queries].index_copy_(0, self.places, rows)
         return mine.flatten(0, 1)
 
     def scattered(self, made: Tensor, group: Tensor) -> None:
         """See `Chunk.scattered`."""
         heads, _, queries, _ = group.shape
-        by_slot = made.view(self.count, heads, *made.shape[1:])
-        group[:, self.rows] = by_slot[self.places, :, :queries].transpose(0, 1)
+        by_slot = made.view(self.count, heads, *made.shape[1:])[:, :, :queries]
+        if self.places is not None:
+            by_slot = by_slot.index_select(0, self.places)
+        group[:, self.rows] = by_slot.transpose(0, 1)
 
 
 Part = Chunk | Singles

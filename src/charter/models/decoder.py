@@ -20,6 +20,9 @@ from charter.models.products import Linear, Products, has_room
 from charter.models.reproducible import whole_vectors
 
 _KIN = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+_ROPES_BY_LENGTH = {"dynamic", "longrope"}
+"""Rotary positions whose angles depend on the longest conversation of a step."""
+_FEWEST_POSITIONS = 255
 _BUILT_BY = ("transformers.", "torch.nn.modules.")
 
 
@@ -44,9 +47,12 @@ class Decoder:
     def __init__(self, model: Any) -> None:
         """`model` is as `Decoder.of` demands."""
         self._model = model
-        self._modules = list(model.modules())
+        self._modules = list[nn.Module](model.modules())
+        self._children = [(module, dict(module._modules)) for module in self._modules]
         self._ready: tuple[Sequence[_Layer], Linear] | None = None
         """The layers, and the head that makes logits."""
+        self._table: tuple[Tensor, Tensor] | None = None
+        """Angles of all positions so far; None: nothing yet, or they depend on more."""
 
     @classmethod
     def of(cls, model: Any, products: Products) -> Decoder | None:
@@ -66,9 +72,11 @@ class Decoder:
     @property
     def untouched(self) -> bool:
         """Whether the parts are those it was built of, and nobody waits for one to be called."""
-        return self._modules == list(self._model.modules()) and not any(
-            "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
-            for module in self._modules
+        return all(
+            module._modules == children
+            and not (module._forward_hooks or module._forward_pre_hooks)
+            and "forward" not in vars(module)
+            for module, children in self._children
         )
 
     def weights_changed(self) -> None:
@@ -80,14 +88,27 @@ class Decoder:
         self._ready = self._ready or self._laid_out()
         (layers, head), inner = self._ready, self._model.model
         states = inner.embed_tokens(ids)
-        angles = _signed(*inner.rotary_emb(states, positions[None]))
+        angles = self._angles(states, positions)
         kept = [*keep, *[0] * (-len(keep) % whole_vectors())]
         for layer in layers:
             read = _attended(layer, states, angles, step)
             if layer is layers[-1] and kept != list(range(len(ids))):
-                read, states = read[kept], states[kept]
+                last = torch.tensor(kept)
+                read, states = read.index_select(0, last), states.index_select(0, last)
             states = _fed_forward(layer, layer.output.plus(read, states))
         return head(_normed(states, inner.norm))[: len(keep)]
+
+    def _angles(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """What `_turn` turns each row's heads by."""
+        rotary = self._model.model.rotary_emb
+        if rotary.rope_type in _ROPES_BY_LENGTH:
+            return _signed(*rotary(states, positions[None]))
+        needed = int(positions.max()) + 1
+        if self._table is None or len(self._table[0]) < needed:
+            known = torch.arange(1 << (needed - 1 | _FEWEST_POSITIONS).bit_length())
+            self._table = _signed(*rotary(states, known[None]))
+        cos, sin = self._table
+        return cos.index_select(0, positions), sin.index_select(0, positions)
 
     def _laid_out(self) -> tuple[Sequence[_Layer], Linear]:
         """Weights as oneDNN likes them best, if there is room for a copy: the bits are the same."""

@@ -157,7 +157,7 @@ def finite(logits: Tensor) -> Tensor:
     Raises:
         BackendError: They are not.
     """
-    if logits.numel() and not logits.amax(-1).isfinite().all():
+    if logits.numel() and not math.isfinite(logits.amax(-1).sum(dtype=torch.float32)):
         raise BackendError(
             "the model's logits are not finite: its weights are damaged, or too large for "
             f"{logits.dtype}. Check them, or set its `dtype` to float32."

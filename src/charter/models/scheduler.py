@@ -155,9 +155,11 @@ class Scheduler:
             self._write(writers, logits)
 
     def _write(self, writers: list[tuple[int, Slot, Writing]], logits: Tensor) -> None:
-        every = len(writers) == len(logits)
+        if len(writers) < len(logits):
+            rows = torch.tensor([row for row, _, _ in writers], device=logits.device)
+            logits = logits.index_select(0, rows)
         drawn = draw(
-            logits if every else logits[[row for row, _, _ in writers]],
+            logits,
             uniforms=uniforms(
                 [writing.seed for _, _, writing in writers],
                 [len(writing.token_ids) for _, _, writing in writers],
@@ -336,7 +338,7 @@ class _Rows:
             rows=slice(0, len(slots)),
             keys=slice(shared, shared + padded(int(positions.max()) + 1 - shared)),
             slots=slice(low, high) if dense else self._tensor(indices),
-            places=self._tensor(indices - low) if gaps else slice(None),
+            places=self._tensor(indices - low) if gaps else None,
             count=high - low if dense else len(slots),
         )
 

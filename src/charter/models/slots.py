@@ -20,9 +20,9 @@ from charter.models.calls import Call
 
 BLOCK = 64
 """Prefixes are multiples of this; attention adds values up in blocks of as many keys."""
-ALIGNED = 32
+ALIGNED = 16
 """Rows of keys are padded to multiples of this: no vector instruction is cut short."""
-_FIRST_LENGTH = 128
+_FIRST_LENGTH = 144
 
 
 @dataclass(eq=False)
@@ -147,12 +147,12 @@ class Slots:
 
     def _ensure(self, length: int, *, own: int) -> None:
         if length > self._tokens.shape[1]:
-            more = np.full((self.count, _doubled(self._tokens.shape[1], length)), -1)
+            more = np.full((self.count, _grown(self._tokens.shape[1], length)), -1)
             more[:, : self._tokens.shape[1]] = self._tokens
             self._tokens = more
         if own > self._room:
-            room = _doubled(self._room, own)
-            self._check(more=self._bytes * (room // self._room - 1))
+            room = _grown(self._room, own)
+            self._check(more=self._bytes // self._room * (room - self._room))
             self._room = room
             for index, stored in self.layers.items():
                 self.layers[index] = _widened(stored, self._room)
@@ -168,10 +168,12 @@ class Slots:
             )
 
 
-def _doubled(size: int, needed: int) -> int:
-    while size < needed:
-        size *= 2
-    return size
+def _grown(size: int, needed: int) -> int:
+    """By half at least, to an odd multiple of `ALIGNED`.
+
+    Distances that are powers of two would send all slots' keys to a few sets of the cache.
+    """
+    return max(size + size // 2, needed + ALIGNED) // (2 * ALIGNED) * 2 * ALIGNED + ALIGNED
 
 
 def _widened(stored: Tensor, room: int) -> Tensor:

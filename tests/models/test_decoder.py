@@ -3,7 +3,7 @@ import torch
 
 from charter.models import decoder
 from charter.models.attention import Chunk, Group, Step, padded
-from charter.models.network import Network
+from charter.models.network import Network, Pass
 from charter.models.slots import Slots
 from tests.models.conftest import PACKED, make_family
 
@@ -29,7 +29,7 @@ def logits(network, keep):
     group = Group(rows=slice(0, ends[2]), parts=parts, shared=0)
     owners = torch.tensor([slot for slot, length in enumerate(LENGTHS) for _ in range(length)])
     step = Step(Slots(2), [group], positions=at, slot=owners, place=at)
-    return network.run(ids, at, step, keep=keep)
+    return network.run(Pass(ids, at, step, keep))
 
 
 def without_decoder(network):

@@ -14,7 +14,7 @@ from charter.models.local import LocalModel
 from charter.models.network import Network
 from charter.models.sampling import uniforms
 from charter.records import Sampling, assistant, system, user
-from tests.models.conftest import PACKED, PLAIN, make_family
+from tests.models.conftest import PACKED, PLAIN, make_family, threads
 
 STARTER_DIR = Path(charter.__file__).parent / "starter" / "model"
 WORDS = ["the", "order", "refund", "card", "please", "tell", "me", "X", "7", "?", "!"]
@@ -85,20 +85,16 @@ def full_logprobs(loaded, prompt, answer):
     return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_an_answer_has_the_same_bits_in_any_company(loaded, threads):
-    rng = random.Random(threads)
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_an_answer_has_the_same_bits_in_any_company(loaded, count):
+    rng = random.Random(count)
     calls = calls_of(rng, 40)
-    before = torch.get_num_threads()
     alone = asyncio.run(one_by_one(loaded, calls))
-    torch.set_num_threads(threads)
-    try:
+    with threads(count):
         for capacity in (3, 64):
             order = rng.sample(range(len(calls)), k=len(calls))
             crowd = all_at_once(loaded, calls, capacity=capacity, order=order)
             assert asyncio.run(crowd) == alone
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.skipif(not STARTER_DIR.is_dir(), reason="the starter model is not built")

@@ -1,10 +1,12 @@
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from charter.models.reproducible import round_threads_down, smallest_stable_batch
+from charter.models.reproducible import power_of_two, smallest_stable_batch, use_threads
+from tests.models.conftest import threads
 
 
 class Sensitive:
@@ -40,12 +42,15 @@ def test_on_a_gpu_nothing_is_tried():
     assert smallest_stable_batch(model) == 1
 
 
-@pytest.mark.parametrize(("threads", "rounded"), [(1, 1), (2, 2), (3, 2), (7, 4), (8, 8)])
-def test_threads_are_rounded_down_to_a_power_of_two(threads, rounded):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        round_threads_down()
-        assert torch.get_num_threads() == rounded
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize(("count", "rounded"), [(1, 1), (2, 2), (3, 2), (7, 4), (8, 8)])
+def test_threads_are_rounded_down_to_a_power_of_two(count, rounded):
+    assert power_of_two(count) == rounded
+
+
+def test_a_threads_threads_are_its_own():
+    with threads(3), ThreadPoolExecutor(1) as other:
+        other.submit(use_threads, 2).result()
+        assert other.submit(torch.get_num_threads).result() == 2
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3

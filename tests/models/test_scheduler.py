@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from charter.errors import BackendError
+from charter.models import rows
 from charter.models.calls import Weighing, Writing
 from charter.models.network import Network
-from charter.models.reproducible import whole_vectors
 from charter.models.scheduler import Scheduler
 from charter.models.slots import Slots
 from charter.records import Sampling
-from tests.models.conftest import make_llama
+from tests.models.conftest import make_llama, threads
 
 VOCABULARY = 100
 SHARED = [7 * i % VOCABULARY for i in range(70)]
@@ -115,13 +116,36 @@ def test_layers_that_do_not_end_with_a_vector_keep_their_bits(tokenizer):
     fuzz(Network(make_llama(tokenizer, intermediate_size=176)), rounds=3, seed=2)
 
 
-def test_a_single_key_head_keeps_its_bits_on_one_thread(tokenizer):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_single_key_head_keeps_its_bits(tokenizer, count):
+    with threads(count):
         fuzz(Network(make_llama(tokenizer, num_key_value_heads=1)), rounds=2, seed=3)
-    finally:
-        torch.set_num_threads(before)
+
+
+def test_steps_cut_into_passes_keep_their_bits(tokenizer, network, monkeypatch):
+    monkeypatch.setattr(rows, "_FEWEST_ROWS", 1)
+    with threads(4):
+        cut = Network(make_llama(tokenizer))
+    calls = [("write", [*SHARED, *range(i)], 6, i + 1) for i in range(1, 9)]
+    calls += [("weigh", [*SHARED, 5, i], [[4, 7], [4, 8]], 0) for i in range(8)]
+    assert cut.passes == 4
+    with threads(1):  # what the network was made with counts
+        _, works = run(cut, calls)
+    assert [answer(work) for work in works] == [alone(network, call) for call in calls]
+
+
+def test_a_pass_that_fails_fails_the_step(tokenizer, monkeypatch):
+    monkeypatch.setattr(rows, "_FEWEST_ROWS", 1)
+    with threads(2):
+        network = Network(make_llama(tokenizer))
+    scheduler = Scheduler(network, capacity=2)
+    for number in range(2):
+        scheduler.add(made(("write", [1, 2, 3, number], 5, number)))
+    with torch.inference_mode():
+        scheduler.step()
+        network._model.model.norm.weight.fill_(torch.inf)
+        with pytest.raises(BackendError, match="not finite"):
+            scheduler.step()
 
 
 @pytest.mark.slow
@@ -160,7 +184,7 @@ def test_a_conversation_reads_only_what_is_new(network):
     scheduler.add(second)
     with torch.inference_mode():
         scheduler.step()
-    assert scheduler.rows_read - before <= whole_vectors()  # four: the last drawn was never read
+    assert scheduler.rows_read - before <= network.multiple  # four: the last drawn was never read
     assert second.reused == len(ids) - 4
 
 

@@ -79,13 +79,23 @@ class Decoder:
             for module, children in self._children
         )
 
+    @property
+    def nbytes(self) -> int:
+        """What its weights take."""
+        return sum(weight.nbytes for weight in set(self._model.parameters()))
+
+    def prepare(self) -> None:
+        """Lay weights out, where that is to be done: before several threads ask for it."""
+        self._ready = self._ready or self._laid_out()
+
     def weights_changed(self) -> None:
         """Drop what was made from older weights."""
         self._ready = None
 
     def run(self, ids: Tensor, positions: Tensor, step: Step, *, keep: Sequence[int]) -> Tensor:
         """Logits of the kept rows; see `Network.run`."""
-        self._ready = self._ready or self._laid_out()
+        self.prepare()
+        assert self._ready
         (layers, head), inner = self._ready, self._model.model
         states = inner.embed_tokens(ids)
         angles = self._angles(states, positions)
@@ -93,7 +103,7 @@ class Decoder:
         for layer in layers:
             read = _attended(layer, states, angles, step)
             if layer is layers[-1] and kept != list(range(len(ids))):
-                last = torch.tensor(kept)
+                last = torch.tensor(kept, dtype=torch.long)
                 read, states = read.index_select(0, last), states.index_select(0, last)
             states = _fed_forward(layer, layer.output.plus(read, states))
         return head(_normed(states, inner.norm))[: len(keep)]

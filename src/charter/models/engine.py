@@ -14,7 +14,7 @@ import torch
 
 from charter.errors import BackendError
 from charter.models.calls import Call
-from charter.models.reproducible import round_threads_down
+from charter.models.reproducible import power_of_two, use_threads
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            round_threads_down()
+            use_threads(power_of_two(torch.get_num_threads()))
             with torch.inference_mode():
                 while not self._stopped.is_set():
                     self._take_in()

@@ -6,7 +6,10 @@ import inspect
 import math
 import threading
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, cast
 
@@ -18,11 +21,34 @@ from charter.errors import BackendError
 from charter.models.attention import NAME, Chunk, Group, Step, padded, running
 from charter.models.decoder import Decoder
 from charter.models.products import Products
-from charter.models.reproducible import smallest_stable_batch
+from charter.models.reproducible import (
+    power_of_two,
+    smallest_stable_batch,
+    use_threads,
+    whole_vectors,
+)
 from charter.models.slots import Slots
 
+_SMALL = 2**26
+"""Bytes of weights up to which each thread may read all of them: caches hold them."""
+_MOST_PASSES = 4
+"""Side by side: beyond, they wait for each other to get at the interpreter."""
 _TOLERANCE = {torch.float32: 1e-3, None: 0.2}
 """By dtype, of logits in units of their standard deviation: far below what another mask does."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Rows that the model reads at once."""
+
+    ids: Tensor
+    """One for each row."""
+    positions: Tensor
+    """Likewise, each in its conversation."""
+    step: Step
+    """What the rows attend to."""
+    keep: Sequence[int]
+    """The rows whose logits are wanted."""
 
 
 class Network:
@@ -40,6 +66,15 @@ class Network:
             self._smallest = smallest_stable_batch(model)
         if self._decoder:
             self._products.weights_changed()  # it lays out its own
+        threads = power_of_two(torch.get_num_threads())
+        side_by_side = self._decoder is not None and self._decoder.nbytes <= _SMALL
+        self._passes = min(threads, _MOST_PASSES) if side_by_side else 1
+        self._threads = threads // self._passes
+        self._helpers = ThreadPoolExecutor(
+            max_workers=max(1, self._passes - 1),
+            thread_name_prefix="pass",
+            initializer=partial(use_threads, self._threads),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +99,7 @@ class Network:
         group = Group(rows=slice(0, len(ids)), parts=parts, shared=0)
         step = Step(Slots(len(rows)), [group], positions=at, slot=slot, place=at)
         try:
-            packed = self.run(ids, at, step, keep=range(len(ids))).float()
+            packed = self.run(Pass(ids, at, step, keep=range(len(ids)))).float()
         except (TypeError, AttributeError, RuntimeError, IndexError, KeyError):
             return False  # another interface than ours
         plain = torch.cat([self._plain(row) for row in rows]).float()
@@ -97,14 +132,41 @@ class Network:
             and not getattr(config, "num_kv_shared_layers", 0)
         )
 
-    def run(self, ids: Tensor, positions: Tensor, step: Step, *, keep: Sequence[int]) -> Tensor:
-        """One packed pass.
+    @property
+    def passes(self) -> int:
+        """Into how many passes a step is best cut, to be run side by side."""
+        return self._passes if self._decoder and self._decoder.untouched else 1
 
-        Args:
-            ids: One for each row of the step.
-            positions: Likewise, each in its conversation.
-            step: What the rows attend to.
-            keep: The rows whose logits are wanted.
+    @property
+    def multiple(self) -> int:
+        """Rows of a pass come in multiples of this; see `whole_vectors`."""
+        return whole_vectors(self._threads)
+
+    def run_all(self, passes: Sequence[Pass]) -> list[Tensor]:
+        """Packed passes side by side, on as many threads as they are; see `run`.
+
+        Small matrices are multiplied on one thread as fast as on two, so threads do better with a
+        pass each. No pass may read keys that another one makes.
+        """
+        use_threads(self._threads)
+        if len(passes) == 1:
+            return [self.run(passes[0])]
+        assert self._decoder
+        self._decoder.prepare()
+        others = [self._helpers.submit(self._run_decoder, one) for one in passes[1:]]
+        try:
+            first = self._run_decoder(passes[0])
+        finally:
+            wait(others)  # they work in slots that may be forgotten next
+        return [first, *(other.result() for other in others)]
+
+    def _run_decoder(self, one: Pass) -> Tensor:
+        assert self._decoder
+        with torch.inference_mode():
+            return finite(self._decoder.run(one.ids, one.positions, one.step, keep=one.keep))
+
+    def run(self, one: Pass) -> Tensor:
+        """One packed pass.
 
         Returns:
             Logits, kept rows x vocabulary.
@@ -112,9 +174,10 @@ class Network:
         Raises:
             BackendError: They are not finite.
         """
+        ids, positions, step, keep = one.ids, one.positions, one.step, one.keep
         with self._lock:
             if self._decoder and self._decoder.untouched:
-                return finite(self._decoder.run(ids, positions, step, keep=keep))
+                return self._run_decoder(one)
             with (
                 _attending_by(NAME, self._model.config),
                 self._products.applied(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import Any
 
 import torch
@@ -33,21 +34,37 @@ def sum_in_fixed_order() -> None:
         os.environ.setdefault("MKL_CBWR", f"{capability},STRICT")
 
 
-def round_threads_down() -> None:
-    """Use a power of two of threads: others cut tensors in the middle of a vector instruction.
+def power_of_two(threads: int) -> int:
+    """So many threads, or the next power of two below.
 
-    What remains of a vector is computed by other code, which may differ in the last bit.
+    Other numbers cut tensors in the middle of a vector instruction. What remains of a vector is
+    computed by other code, which may differ in the last bit.
     """
-    torch.set_num_threads(1 << (torch.get_num_threads().bit_length() - 1))
+    return 1 << (threads.bit_length() - 1)
 
 
-def whole_vectors() -> int:
+def use_threads(count: int) -> None:
+    """So many threads for what this thread computes from now on.
+
+    PyTorch gives threads that begin later the number that was set last, by whom it may be: another
+    thread puts it back.
+    """
+    before = torch.get_num_threads()
+    if count == before:
+        return
+    torch.set_num_threads(count)
+    restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
+    restoring.start()
+    restoring.join()
+
+
+def whole_vectors(threads: int | None = None) -> int:
     """Rows of a step come in multiples of this, so that each thread's share is whole vectors.
 
     PyTorch takes 64 numbers at a time and what is left one by one, with another `exp`. Layers are
-    multiples of 16 wide.
+    multiples of 16 wide. None: the threads that this thread uses.
     """
-    return _VECTORS * torch.get_num_threads()
+    return _VECTORS * (torch.get_num_threads() if threads is None else threads)
 
 
 @torch.inference_mode()

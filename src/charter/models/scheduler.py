@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from charter.models.attention import Chunk, Group, Part, Singles, Step, padded
 from charter.models.calls import Call, Weighing, Writing, settle
 from charter.models.network import Network
-from charter.models.reproducible import whole_vectors
+from charter.models.rows import Reading, Rows
 from charter.models.sampling import draw, uniforms
-from charter.models.slots import BLOCK, Prefix, Slot, Slots
+from charter.models.slots import BLOCK, Extents, Prefix, Slot, Slots
 
-_CPU_ROWS, _GPU_ROWS = 512, 8192
+_CPU_ROWS, _GPU_ROWS = 1024, 8192
 """Tokens that one step reads, about."""
 _WORTH_COPYING = 16
 """Tokens in common from which on keys are copied from another slot rather than computed."""
@@ -44,6 +44,19 @@ class _Origin:
     prefix: Prefix | None = None
 
 
+@dataclass(frozen=True)
+class _Awaited:
+    """How far a slot had come when a call was told to wait for its keys."""
+
+    slot: Slot
+    call: Call | None
+    computed: int
+
+    @classmethod
+    def of(cls, slot: Slot) -> _Awaited:
+        return cls(slot, slot.call, slot.computed)
+
+
 class Scheduler:
     """Calls that wait, and calls in slots; `step` brings all of them on."""
 
@@ -51,9 +64,8 @@ class Scheduler:
         """`capacity` is the number of slots, `rows` how many tokens a step reads, about."""
         self._network = network
         self._most_bytes = _SHARE_OF_MEMORY * network.free_bytes()
-        self._slots = Slots(capacity, self._most_bytes)
         self._waiting: dict[Call, np.ndarray] = {}
-        self._prefixes: list[Prefix] = []
+        self._begin(capacity)
         self._now = 0
         on_cpu = network.device.type == "cpu"
         usual = max(_CPU_ROWS if on_cpu else _GPU_ROWS, 2 * capacity)
@@ -80,8 +92,7 @@ class Scheduler:
         begun = [slot.call for slot in self._slots.slots if slot.call]
         waiting = [*begun, *self._waiting]
         self._network.weights_changed()
-        self._slots = Slots(capacity, self._most_bytes)
-        self._prefixes = []
+        self._begin(capacity)
         self._waiting = {}
         for call in sorted(waiting, key=lambda call: call.number):
             self.add(call)
@@ -89,8 +100,13 @@ class Scheduler:
     def drop_all(self) -> None:
         """Forgets all calls, and all keys and values."""
         self._waiting = {}
-        self._slots = Slots(self._slots.count, self._most_bytes)
-        self._prefixes = []
+        self._begin(self._slots.count)
+
+    def _begin(self, capacity: int) -> None:
+        """No keys and values are known."""
+        self._slots = Slots(capacity, self._most_bytes)
+        self._prefixes: list[Prefix] = []
+        self._awaited: WeakKeyDictionary[Call, _Awaited] = WeakKeyDictionary()
 
     def step(self) -> int:
         """Admits what there is room for, and reads the next tokens of every call in a slot.
@@ -107,20 +123,7 @@ class Scheduler:
         chunks = list(self._chunks(active, room=self._rows - len(decoded)))
         if not decoded and not chunks:
             return 0
-        rows = _Rows(self._slots, self._network.device)
-        for prefix in {id(slot.prefix): slot.prefix for slot in active}.values():
-            rows.add_group(
-                prefix,
-                [slot for slot in decoded if slot.prefix is prefix],
-                [(slot, count) for slot, count in chunks if slot.prefix is prefix],
-            )
-        rows.fill_up(self._network.smallest_step, multiple=whole_vectors())
-        self.rows_read += rows.count
-        logits = self._network.run(*rows.step(), keep=rows.keep)
-        for slot, count in [*((slot, 1) for slot in decoded), *chunks]:
-            slot.computed += count
-            slot.used = self._now
-        self._receive(rows.owners, logits)
+        self._read(Reading(decoded, chunks))
         emptied = sum(slot.call is None for slot in active)
         return max(0, emptied - len(self._waiting))
 
@@ -135,6 +138,23 @@ class Scheduler:
                 count = min(room, count - slot.keep)
             room -= count
             yield slot, count
+
+    def _read(self, reading: Reading) -> None:
+        """Runs the model, and gives each call what it made of it."""
+        # The first step makes the slots' storage, which passes side by side would make twice.
+        passes = self._network.passes if self._slots.layers else 1
+        shares = [
+            Rows.of(share, self._slots, self._network.device)
+            for share in reading.shared_out(passes)
+        ]
+        for rows in shares:
+            rows.fill_up(self._network.smallest_step, multiple=self._network.multiple)
+            self.rows_read += rows.count
+        logits = self._network.run_all([rows.laid_out() for rows in shares])
+        for slot, count in reading:
+            slot.computed += count
+            slot.used = self._now
+        self._receive([slot for rows in shares for slot in rows.owners], torch.cat(logits))
 
     def _receive(self, owners: list[Slot], logits: Tensor) -> None:
         """Gives each call the logits of its rows."""
@@ -188,31 +208,38 @@ class Scheduler:
 
     def _admit(self) -> None:
         free = [slot for slot in self._slots.slots if not slot.call]
+        extents = self._slots.extents()
         for call, ids in list(islice(self._waiting.items(), _EXAMINED + len(free))):
             if call.result.cancelled():
                 del self._waiting[call]
             elif not free:
                 return
-            elif origin := self._origin(call, ids):
+            elif self._waits_still(call):
+                continue
+            elif origin := self._origin(call, ids, extents):
                 slot = self._chosen(origin, free)
                 self._seat(call, ids, slot, origin)
                 del self._waiting[call]
                 free.remove(slot)
+                extents = self._slots.extents()
 
-    def _origin(self, call: Call, ids: np.ndarray) -> _Origin | None:
+    def _waits_still(self, call: Call) -> bool:
+        """Whether the slot whose keys it waits for has come no further since it was looked at."""
+        awaited = self._awaited.get(call)
+        return awaited is not None and awaited == _Awaited.of(awaited.slot)
+
+    def _origin(self, call: Call, ids: np.ndarray, extents: Extents) -> _Origin | None:
         """The most that is known of a call's tokens; None: wait for another call to read them."""
         common = np.minimum(self._slots.common(ids), len(ids) - call.keep)
-        starts, computed, length = (
-            np.array([getattr(slot, what) for slot in self._slots.slots])
-            for what in ("start", "computed", "length")
-        )
-        known = np.minimum(common, computed)
-        known[known < starts] = 0
+        known = np.minimum(common, extents.computed)
+        known[known < extents.start] = 0
         best = int(known.argmax())
         stored = self._best_prefix(ids, most=len(ids) - call.keep)
         lead = max(int(known[best]), len(stored) if stored else 0)
-        coming = np.where([bool(slot.call) for slot in self._slots.slots], length, 0)
-        if int(np.minimum(common, coming).max()) - lead >= _WORTH_WAITING:
+        coming = np.minimum(common, extents.coming)
+        longest = int(coming.argmax())
+        if int(coming[longest]) - lead >= _WORTH_WAITING:
+            self._awaited[call] = _Awaited.of(self._slots.slots[longest])
             return None
         source = self._slots.slots[best]
         shared = self._popular(ids, common, most=int(known[best]))
@@ -283,85 +310,6 @@ class Scheduler:
         slot.call, slot.used = call, self._now
         call.reused = origin.known
         self._slots.put(slot, ids, known=origin.known)
-
-
-class _Rows:
-    """The rows of a step as they are put together."""
-
-    def __init__(self, slots: Slots, device: torch.device) -> None:
-        self._slots = slots
-        self._device = device
-        self.count = 0
-        self.keep: list[int] = []
-        """The rows whose logits are wanted."""
-        self.owners: list[Slot] = []
-        """Whose they are, each once."""
-        self._columns: list[np.ndarray] = []
-        """Ids, positions, slots and places among the slots' own keys x rows, piece by piece."""
-        self._filling = 0
-        self._groups: list[Group] = []
-
-    def add_group(
-        self, prefix: Prefix | None, decoded: list[Slot], chunks: list[tuple[Slot, int]]
-    ) -> None:
-        """Rows of slots with one prefix: one row of each `decoded` one, and chunks of others."""
-        first, shared = self.count, len(prefix) if prefix else 0
-        parts = [self._decoded(decoded, shared=shared)] if decoded else list[Part]()
-        parts += [self._chunk(slot, count, first=first, shared=shared) for slot, count in chunks]
-        if prefix and parts:
-            every = slice(0, self.count - first)
-            parts.insert(0, Chunk(rows=every, keys=slice(0, shared), source=prefix))
-        if parts:
-            self._groups.append(Group(rows=slice(first, self.count), parts=parts, shared=shared))
-
-    def _chunk(self, slot: Slot, count: int, *, first: int, shared: int) -> Chunk:
-        start, stop = slot.computed, slot.computed + count
-        rows = slice(self.count - first, self.count - first + count)
-        self._add(np.full(count, slot.index), np.arange(start, stop), shared=shared)
-        if stop == slot.length:
-            self.keep += range(self.count - slot.keep, self.count)
-            self.owners.append(slot)
-        keys = slice(shared, shared + padded(stop - shared))
-        return Chunk(rows=rows, keys=keys, source=slot.index)
-
-    def _decoded(self, slots: list[Slot], *, shared: int) -> Singles:
-        """Adds one row for each of these slots, which are in order."""
-        indices = np.array([slot.index for slot in slots])
-        positions = np.array([slot.computed for slot in slots])
-        self.keep += range(self.count, self.count + len(slots))
-        self.owners += slots
-        self._add(indices, positions, shared=shared)
-        low, high = int(indices[0]), int(indices[-1]) + 1
-        dense = high - low <= 2 * len(slots)  # else copying the slots' keys is cheaper
-        gaps = dense and high - low > len(slots)
-        return Singles(
-            rows=slice(0, len(slots)),
-            keys=slice(shared, shared + padded(int(positions.max()) + 1 - shared)),
-            slots=slice(low, high) if dense else self._tensor(indices),
-            places=self._tensor(indices - low) if gaps else None,
-            count=high - low if dense else len(slots),
-        )
-
-    def _add(self, slots: np.ndarray, positions: np.ndarray, *, shared: int) -> None:
-        ids = self._slots.tokens(slots, positions)
-        self._columns.append(np.stack((ids, positions, slots, positions - shared)))
-        self.count += len(ids)
-
-    def fill_up(self, count: int, *, multiple: int) -> None:
-        """At least so many rows, in whole multiples: the last one again, for nobody."""
-        self._filling = max(count - self.count, -self.count % multiple)
-        self._columns.append(self._columns[-1][:, -1:].repeat(self._filling, 1))
-        self.count += self._filling
-
-    def step(self) -> tuple[Tensor, Tensor, Step]:
-        """Ids, positions, and what the rows attend to."""
-        columns = self._tensor(np.concatenate(self._columns, 1))
-        own = columns[:, : self.count - self._filling]
-        step = Step(self._slots, self._groups, positions=own[1], slot=own[2], place=own[3])
-        return columns[0], columns[1], step
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self._device)
 
 
 def _arrival(slot: Slot) -> int:

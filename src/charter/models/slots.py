@@ -67,6 +67,18 @@ class Slot:
         return self.length - self.computed
 
 
+@dataclass(frozen=True)
+class Extents:
+    """Which of their tokens' keys the slots have: one number for each slot."""
+
+    start: np.ndarray
+    """The position of its first own key."""
+    computed: np.ndarray
+    """Tokens whose keys are there."""
+    coming: np.ndarray
+    """Tokens whose keys will be there, as its call is worked on; 0 without a call."""
+
+
 @dataclass(eq=False)
 class Slots:
     """All slots of an engine, with room that grows as conversations do."""
@@ -101,6 +113,13 @@ class Slots:
         self._tokens[[slot.index for slot in slots], [slot.length for slot in slots]] = ids
         for slot in slots:
             slot.length += 1
+
+    def extents(self) -> Extents:
+        """What all slots have now."""
+        rows = [
+            (slot.start, slot.computed, slot.length if slot.call else 0) for slot in self.slots
+        ]
+        return Extents(*np.array(rows).T)
 
     def common(self, ids: np.ndarray) -> np.ndarray:
         """How many tokens each slot has in common with these ids, from the first one on."""

@@ -48,7 +48,7 @@ class Decoder:
         """`model` is as `Decoder.of` demands."""
         self._model = model
         self._modules = list[nn.Module](model.modules())
-        self._children = [(module, dict(module._modules)) for module in self._modules]
+        self._parts = [(own, dict(own["_modules"])) for own in map(vars, self._modules)]
         self._ready: tuple[Sequence[_Layer], Linear] | None = None
         """The layers, and the head that makes logits."""
         self._table: tuple[Tensor, Tensor] | None = None
@@ -73,10 +73,10 @@ class Decoder:
     def untouched(self) -> bool:
         """Whether the parts are those it was built of, and nobody waits for one to be called."""
         return all(
-            module._modules == children
-            and not (module._forward_hooks or module._forward_pre_hooks)
-            and "forward" not in vars(module)
-            for module, children in self._children
+            own["_modules"] == children
+            and not (own["_forward_hooks"] or own["_forward_pre_hooks"])
+            and "forward" not in own
+            for own, children in self._parts
         )
 
     @property

@@ -116,9 +116,7 @@ class Slots:
 
     def extents(self) -> Extents:
         """What all slots have now."""
-        rows = [
-            (slot.start, slot.computed, slot.length if slot.call else 0) for slot in self.slots
-        ]
+        rows = [(slot.start, slot.computed, slot.length if slot.call else 0) for slot in self.slots]
         return Extents(*np.array(rows).T)
 
     def common(self, ids: np.ndarray) -> np.ndarray:

@@ -123,7 +123,8 @@ def test_a_new_project_holds_other_rules_and_more_prompts_that_check_out_too(tmp
     other = check_project(tmp_path / "charter.yaml", overrides=overrides)
     assert plain.problems == other.problems == []
     assert other.graded.name != plain.constitution.name
-    assert other.prompts["train"].valid > 2 * plain.prompts["train"].valid
+    more = len((tmp_path / "prompts" / "rl.jsonl").read_text(encoding="utf-8").splitlines())
+    assert other.prompts["train"].valid == plain.prompts["train"].valid + more
     assert other.prompts["train"].duplicates == 0
 
 

@@ -34,7 +34,7 @@ class PromptSet:
 
 TRAIN = PromptSet(
     "train",
-    counts={"harmful": 333, "benign": 567, "borderline": 180},
+    counts={"harmful": 666, "benign": 1134, "borderline": 360},
     pressed={"harmful": 0.0, "benign": 0.0, "borderline": 0.0},
 )
 RL = PromptSet(

@@ -44,6 +44,13 @@ def threads(count):
         torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def own_threads():
+    """A step that a test takes by itself changes how many threads the test's own thread uses."""
+    with threads(torch.get_num_threads()):
+        yield
+
+
 def make_tokenizer():
     letters = [chr(code) for code in range(32, 127)]
     vocabulary = {token: id_ for id_, token in enumerate([*letters, *WORDS, "<unk>"])}

@@ -93,3 +93,16 @@ def test_a_window_that_the_model_does_not_know_is_none(tokenizer):
     model.config.sliding_window = 16
     ours = logits(Network(model), [18])
     assert torch.equal(ours, logits(without_decoder(Network(model)), [18]))
+
+
+@torch.inference_mode()
+def test_angles_are_kept_and_made_further(tokenizer):
+    model = make_family("llama", tokenizer).model
+    made = decoder.Decoder(model)
+    states, rotary = torch.zeros(1, model.config.hidden_size), model.model.rotary_emb
+    for last in (3, 700, 255, 256):
+        at = torch.tensor([0, last])
+        cos, sin = made._angles(states, at)
+        expected = decoder._signed(*rotary(states, at[None]))
+        assert torch.equal(cos, expected[0])
+        assert torch.equal(sin, expected[1])

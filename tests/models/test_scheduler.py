@@ -105,7 +105,8 @@ def fuzz(network, *, rounds, seed):
 
 @pytest.fixture(scope="module")
 def network(tokenizer):
-    return Network(make_llama(tokenizer))
+    with threads(2):
+        return Network(make_llama(tokenizer))
 
 
 def test_any_schedule_gives_the_bits_of_one_slot(network):
@@ -134,18 +135,52 @@ def test_steps_cut_into_passes_keep_their_bits(tokenizer, network, monkeypatch):
     assert [answer(work) for work in works] == [alone(network, call) for call in calls]
 
 
-def test_a_pass_that_fails_fails_the_step(tokenizer, monkeypatch):
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_longest_conversation_are_read_in_one_pass(tokenizer, rope):
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8} if rope == "longrope" else {}
+    scaling = {"rope_type": rope, "factor": 2.0, "rope_theta": 10000.0, **factors}
+    with threads(4):
+        network = Network(make_llama(tokenizer, rope_parameters=scaling))
+    assert network._decoder
+    assert network.passes == 1
+
+
+def test_a_part_that_is_added_later_ends_the_passes(tokenizer):
+    with threads(2):
+        network = Network(make_llama(tokenizer))
+    assert network.passes == 2
+    network._model.model.norm.register_forward_hook(lambda *_: None)
+    assert network.passes == 1
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_pass_that_fails_fails_the_step(tokenizer, monkeypatch, failing):
     monkeypatch.setattr(rows, "_FEWEST_ROWS", 1)
     with threads(2):
         network = Network(make_llama(tokenizer))
     scheduler = Scheduler(network, capacity=2)
     for number in range(2):
-        scheduler.add(made(("write", [1, 2, 3, number], 5, number)))
+        scheduler.add(made(("write", [1 + number, 2, 3], 5, number)))
     with torch.inference_mode():
         scheduler.step()
-        network._model.model.norm.weight.fill_(torch.inf)
+        first, second = (int(slot.call.token_ids[-1]) for slot in scheduler._slots.slots)
+        assert first != second
+        network._model.model.embed_tokens.weight[[first, second][failing]] = torch.inf
         with pytest.raises(BackendError, match="not finite"):
             scheduler.step()
+
+
+def test_a_call_begins_when_the_one_that_it_waits_for_is_cancelled(network):
+    scheduler = Scheduler(network, capacity=4, rows=64)
+    first, second = (made(("write", [*range(1, 90), i], 3, i)) for i in (1, 2))
+    scheduler.add(first)
+    scheduler.add(second)
+    with torch.inference_mode():
+        scheduler.step()
+        assert [slot.call for slot in scheduler._slots.slots].count(second) == 0
+        first.result.cancel()
+        scheduler.step()
+    assert [slot.call for slot in scheduler._slots.slots].count(second) == 1
 
 
 @pytest.mark.slow

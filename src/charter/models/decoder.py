@@ -22,7 +22,8 @@ from charter.models.reproducible import whole_vectors
 _KIN = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 _ROPES_BY_LENGTH = {"dynamic", "longrope"}
 """Rotary positions whose angles depend on the longest conversation of a step."""
-_FEWEST_POSITIONS = 255
+_FEWEST_POSITIONS = 256
+"""Whose angles are kept; a power of two."""
 _BUILT_BY = ("transformers.", "torch.nn.modules.")
 
 
@@ -80,6 +81,11 @@ class Decoder:
         )
 
     @property
+    def side_by_side(self) -> bool:
+        """Whether several threads may run it: rotary positions by length are made in place."""
+        return self._model.model.rotary_emb.rope_type not in _ROPES_BY_LENGTH
+
+    @property
     def nbytes(self) -> int:
         """What its weights take."""
         return sum(weight.nbytes for weight in set(self._model.parameters()))
@@ -111,13 +117,13 @@ class Decoder:
     def _angles(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """What `_turn` turns each row's heads by."""
         rotary = self._model.model.rotary_emb
-        if rotary.rope_type in _ROPES_BY_LENGTH:
+        if not self.side_by_side:
             return _signed(*rotary(states, positions[None]))
-        needed = int(positions.max()) + 1
-        if self._table is None or len(self._table[0]) < needed:
-            known = torch.arange(1 << (needed - 1 | _FEWEST_POSITIONS).bit_length())
-            self._table = _signed(*rotary(states, known[None]))
-        cos, sin = self._table
+        needed, table = int(positions.max()) + 1, self._table
+        if table is None or len(table[0]) < needed:
+            known = torch.arange(1 << (max(needed, _FEWEST_POSITIONS) - 1).bit_length())
+            self._table = table = _signed(*rotary(states, known[None]))
+        cos, sin = table
         return cos.index_select(0, positions), sin.index_select(0, positions)
 
     def _laid_out(self) -> tuple[Sequence[_Layer], Linear]:

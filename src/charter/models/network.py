@@ -6,7 +6,7 @@ import inspect
 import math
 import threading
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,8 @@ _SMALL = 2**26
 """Bytes of weights up to which each thread may read all of them: caches hold them."""
 _MOST_PASSES = 4
 """Side by side: beyond, they wait for each other to get at the interpreter."""
+_MANY_ROWS = 128
+"""Of a pass that is alone: from here on it does better with all threads."""
 _TOLERANCE = {torch.float32: 1e-3, None: 0.2}
 """By dtype, of logits in units of their standard deviation: far below what another mask does."""
 
@@ -66,14 +68,14 @@ class Network:
             self._smallest = smallest_stable_batch(model)
         if self._decoder:
             self._products.weights_changed()  # it lays out its own
-        threads = power_of_two(torch.get_num_threads())
-        side_by_side = self._decoder is not None and self._decoder.nbytes <= _SMALL
-        self._passes = min(threads, _MOST_PASSES) if side_by_side else 1
-        self._threads = threads // self._passes
+        self._threads = power_of_two(torch.get_num_threads())
+        decoder = self._decoder
+        cut = decoder is not None and decoder.side_by_side and decoder.nbytes <= _SMALL
+        self._passes = min(self._threads, _MOST_PASSES) if cut else 1
         self._helpers = ThreadPoolExecutor(
-            max_workers=max(1, self._passes - 1),
+            max_workers=_MOST_PASSES,
             thread_name_prefix="pass",
-            initializer=partial(use_threads, self._threads),
+            initializer=partial(use_threads, self._threads // self._passes),
         )
 
     @property
@@ -145,16 +147,19 @@ class Network:
     def run_all(self, passes: Sequence[Pass]) -> list[Tensor]:
         """Packed passes side by side, on as many threads as they are; see `run`.
 
-        Small matrices are multiplied on one thread as fast as on two, so threads do better with a
-        pass each. No pass may read keys that another one makes.
+        Few rows of small matrices are multiplied on one thread as fast as on two, so threads do
+        better with a pass each. No pass may need keys that another one makes. The thread that asks
+        uses as many threads as a pass does from then on.
         """
-        use_threads(self._threads)
+        wide = len(passes) == 1 and (self.passes == 1 or len(passes[0].ids) >= _MANY_ROWS)
+        use_threads(self._threads if wide else self._threads // self._passes)
         if len(passes) == 1:
             return [self.run(passes[0])]
         assert self._decoder
         self._decoder.prepare()
-        others = [self._helpers.submit(self._run_decoder, one) for one in passes[1:]]
+        others: list[Future[Tensor]] = []
         try:
+            others.extend(self._helpers.submit(self._run_decoder, one) for one in passes[1:])
             first = self._run_decoder(passes[0])
         finally:
             wait(others)  # they work in slots that may be forgotten next

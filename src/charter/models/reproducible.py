@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ _log = logging.getLogger(__name__)
 _PROBED_ROWS = (1, 2, 4, 8, 16, 32)
 _REFERENCE_ROWS = 64
 _VECTORS = 4
+_setting = threading.Lock()
 
 
 def sum_in_fixed_order() -> None:
@@ -46,16 +48,15 @@ def power_of_two(threads: int) -> int:
 def use_threads(count: int) -> None:
     """So many threads for what this thread computes from now on.
 
-    PyTorch gives threads that begin later the number that was set last, by whom it may be: another
-    thread puts it back.
+    PyTorch gives threads that begin later the number that was set last, by whom it may be. So
+    another thread looks up what that is, and puts it back.
     """
-    before = torch.get_num_threads()
-    if count == before:
+    if count == torch.get_num_threads():
         return
-    torch.set_num_threads(count)
-    restoring = threading.Thread(target=torch.set_num_threads, args=(before,))
-    restoring.start()
-    restoring.join()
+    with _setting, ThreadPoolExecutor(max_workers=1) as newcomer:
+        usual = newcomer.submit(torch.get_num_threads).result()
+        torch.set_num_threads(count)
+        newcomer.submit(torch.set_num_threads, usual).result()
 
 
 def whole_vectors(threads: int | None = None) -> int:

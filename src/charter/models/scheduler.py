@@ -154,7 +154,8 @@ class Scheduler:
         for slot, count in reading:
             slot.computed += count
             slot.used = self._now
-        self._receive([slot for rows in shares for slot in rows.owners], torch.cat(logits))
+        whole = torch.cat(logits) if len(logits) > 1 else logits[0]
+        self._receive([slot for rows in shares for slot in rows.owners], whole)
 
     def _receive(self, owners: list[Slot], logits: Tensor) -> None:
         """Gives each call the logits of its rows."""

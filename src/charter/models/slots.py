@@ -186,7 +186,7 @@ class Slots:
 
 
 def _grown(size: int, needed: int) -> int:
-    """By half at least, to an odd multiple of `ALIGNED`.
+    """By about half, to an odd multiple of `ALIGNED`.
 
     Distances that are powers of two would send all slots' keys to a few sets of the cache.
     """

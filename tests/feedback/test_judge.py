@@ -121,7 +121,7 @@ def test_a_principle_that_neither_response_breaks_hardly_counts(pair, judging):
 
 def test_principles_are_drawn_by_relevance_without_repeating_any(pair, judging):
     def broken(text, choices):
-        rates = {"Never ask for an SSN.": 0.6, "Be kind.": 0.2, "Never give out codes.": 0.2}
+        rates = {"Never ask for an SSN.": 0.5, "Be kind.": 0.2, "Never give out codes.": 0.2}
         rule = next(rule for rule in rates if rule in text)
         return logprobs(choices, rates[rule] if "Answer yes or no" in text else 0.5)
 
@@ -131,8 +131,8 @@ def test_principles_are_drawn_by_relevance_without_repeating_any(pair, judging):
     ]
     ids = [found.preference.principle_ids for found in drawn]
     assert all(len(set(each)) == 2 for each in ids)
-    # 1 - P(neither draw is ssn) = 1 - 0.4 * 0.2 / 0.8
-    assert sum("ssn" in each for each in ids) / n == pytest.approx(0.9, abs=0.06)
+    # Odds of 1, 1/4 and 1/4: 1 - P(neither draw is ssn) = 1 - 1/3 * 1/5
+    assert sum("ssn" in each for each in ids) / n == pytest.approx(14 / 15, abs=0.04)
 
 
 def test_a_benign_prompt_is_judged_by_helpfulness_alone(pair, judging):

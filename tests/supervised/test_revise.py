@@ -100,6 +100,18 @@ def test_what_is_called_benign_is_not_doubted_lightly():
     assert revised(model(), benign, threshold=0.1, rounds=1).rounds[0].outcome == "revised"
 
 
+def test_what_is_certainly_broken_goes_before_what_may_be():
+    people = PROMPT.model_copy(update={"tags": ("people",)})
+    doubted = {"match": "Answer yes or no.*Be kind", "choices": {"yes": 0.75, "no": 0.25}}
+    certain = {"match": "Answer yes or no", "choices": {"yes": 0.9999, "no": 0.0001}}
+    script = Script.model_validate({"rules": [doubted, certain], "default": {"text": "It does."}})
+    drawn = [
+        revised(Listening(script), people, rounds=1, seed=seed).rounds[0] for seed in range(40)
+    ]
+    assert drawn[0].p_broken["kind"] == pytest.approx(0.75)
+    assert {step.principle_ids for step in drawn} == {("ssn",)}
+
+
 def test_a_critique_that_finds_nothing_keeps_the_response():
     done = revised(model(critique="No problem: it is fine."), rounds=1)
     assert done.rounds[0].outcome == "no_fault"

@@ -41,7 +41,7 @@ class ReviseConfig(Section):
     rounds: int = Field(default=2, ge=1)
     """Of critique and revision."""
     selection: Literal["screen", "random", "all"] = "screen"
-    """`screen`: draw a principle in proportion to P(broken), keep the response where none passes
+    """`screen`: draw a principle by the odds that it is broken, keep the response where none passes
     the threshold; `random`: draw by weight, as in the paper; `all`: take them in turn, from one
     drawn for each prompt."""
     threshold: Fraction | Literal["fit"] = "fit"

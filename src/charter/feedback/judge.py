@@ -30,7 +30,7 @@ from charter.records import (
     content_hash,
     user,
 )
-from charter.screening import DEFAULT_THRESHOLD, Threshold, probability_of, screen
+from charter.screening import DEFAULT_THRESHOLD, Threshold, odds, probability_of, screen
 from charter.seeding import derive, draw_several
 from charter.wording import (
     CHOICES,
@@ -200,7 +200,7 @@ async def _helpfulness(comparison: Comparison, *, judge: Judge) -> _Opinion:
 async def _harmlessness(comparison: Comparison, *, judge: Judge) -> _Opinion | None:
     """How well each response keeps the drawn principles; None if none applies.
 
-    A principle counts in proportion to its weight and to how likely one of the responses breaks
+    A principle counts in proportion to its weight and to the odds that one of the responses breaks
     it, both when it is drawn and in the mean: a principle that neither breaks says next to nothing.
     """
     prompt = comparison.prompt
@@ -209,7 +209,7 @@ async def _harmlessness(comparison: Comparison, *, judge: Judge) -> _Opinion | N
         return None
     p_broken = await _most_broken(comparison, judge=judge)
     relevance = {
-        name: item.weight * max(p_broken.get(name, 1.0), _LEAST_RELEVANCE)
+        name: item.weight * odds(max(p_broken.get(name, 1.0), _LEAST_RELEVANCE))
         for name, item in principles.items()
     }
     drawn = sorted(

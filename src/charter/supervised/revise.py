@@ -20,7 +20,7 @@ from charter.records import (
     user,
     with_system_turn,
 )
-from charter.screening import DEFAULT_THRESHOLD, screen
+from charter.screening import DEFAULT_THRESHOLD, odds, screen
 from charter.seeding import derive, draw
 from charter.wording import (
     critique_request,
@@ -178,7 +178,7 @@ def _select(
             weights = {item.id: item.weight for item in principles}
         case "screen":
             weights = {
-                item.id: item.weight * p_broken[item.id]
+                item.id: item.weight * odds(p_broken[item.id])
                 for item in principles
                 if p_broken[item.id] >= reviser.threshold_for(kind)
             }

@@ -80,6 +80,14 @@ def test_the_saved_model_scores_as_a_scorer_and_as_plain_transformers(learnt):
         assert plain == pytest.approx(expected, abs=1e-5)
 
 
+def test_in_half_precision_a_scorer_says_nearly_the_same(learnt):
+    dialogue, said = (user("may i have my order"),), [f"{WINNER} my order", "no please yes"]
+    half = load_scorer(learnt[1] / "model", dtype=torch.bfloat16).rewards(dialogue, said)
+    whole = load_scorer(learnt[1] / "model").rewards(dialogue, said)
+    assert half != whole
+    assert half == pytest.approx(whole, rel=2e-2, abs=2e-2)
+
+
 def test_lora_leaves_an_adapter_and_whole_weights_that_score_the_same(tmp_path):
     section = SECTION.model_copy(update={"lora": LoraConfig(rank=4)})
     result = taught_into(tmp_path, reward, section=section, seed=0)

@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from charter import cli
-from charter.config import ModelSource, load_config
+from charter.config import ModelSource, ReinforceConfig, load_config
 from charter.console import Silent
 from charter.errors import ConfigError, GuardError, RunError
 from charter.feedback.ordering import ordering
 from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
 from charter.models.loading import load
 from charter.pipeline import Request, run_pipeline, stages_of
+from charter.pipeline.reinforcing import divided_prompts
 from charter.pipeline.reporting import write_report
 from charter.pipeline.workspace import open_workspace
+from charter.records import Prompt, user
 
 SETTINGS = (
     "learn=[sft, rl]",
@@ -195,3 +197,20 @@ def test_without_a_reward_model_the_stage_says_which_command_makes_one(judged, t
     folder = taught()
     with pytest.raises(RunError, match="Run `charter reward` first"):
         run(judged, folder, only="reinforce")
+
+
+def asked(number: int, text: str) -> Prompt:
+    return Prompt(id=f"{number:03}", messages=(user(text),), kind="benign")
+
+
+def test_what_is_watched_has_no_near_duplicate_that_is_learnt_from():
+    alike = "can you tell me where the parcel with the red lamp went last week, {}"
+    twins = [asked(number, alike.format(number)) for number in range(10)]
+    others = [asked(number, f"what about {number} and {number}") for number in range(50, 60)]
+    section = ReinforceConfig(monitor_prompts=6)
+    for seed in range(5):
+        parts = divided_prompts([*twins, *others], section=section, seed=seed)
+        assert len(parts.watched) == 6
+        assert {*parts.watched} <= {*others}
+    parts = divided_prompts(twins, section=section, seed=0)
+    assert (len(parts.learnt_from), len(parts.watched)) == (5, 5)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from charter.encoding import Encoder
@@ -107,14 +108,21 @@ class RewardScorer:
         return group
 
 
-def load_scorer(directory: Path) -> RewardScorer:
+def load_scorer(directory: Path, *, dtype: torch.dtype | None = None) -> RewardScorer:
     """The reward model in a directory that the stage `reward` wrote, on the GPU if there is one.
+
+    Args:
+        directory: Where it lies.
+        dtype: Of all but its head; None: float32 on a CPU, bfloat16 on a GPU.
 
     Raises:
         BackendError: It is not there, or is no reward model.
         EncodingError: Its tokenizer or chat template cannot be used faithfully.
     """
-    model = load_scalar_model(directory)
+    device = own_device()
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    model = load_scalar_model(directory, dtype=dtype)
     tokenizers: Any = AutoTokenizer  # transformers types it only in part
     try:
         tokenizer = tokenizers.from_pretrained(
@@ -125,4 +133,4 @@ def load_scorer(directory: Path) -> RewardScorer:
     stops: int | list[int] | None = cast("Any", model.config).eos_token_id
     encoder = Encoder.of(tokenizer, eos_ids=[stops] if isinstance(stops, int) else stops)
     moved: Any = model
-    return RewardScorer(moved.to(own_device()), encoder=encoder)
+    return RewardScorer(moved.to(device), encoder=encoder)

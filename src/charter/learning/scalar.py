@@ -102,6 +102,8 @@ def save_scalar_model(
 def load_scalar_model(directory: Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A reward model from a directory, on the CPU, ready to answer.
 
+    Its head is kept in float32 whatever the rest is: of what it says small differences count.
+
     Only safetensors are read, and no code that comes with a model is run.
 
     Raises:
@@ -126,4 +128,6 @@ def load_scalar_model(directory: Path, *, dtype: torch.dtype = torch.float32) ->
             f"{directory} holds no reward model ({wrong}). Name the directory that the stage "
             "`reward` wrote, or another sequence classification model with one label"
         )
+    if isinstance(head := getattr(model, SCALAR_HEAD, None), nn.Module):
+        head.float()
     return cast("PreTrainedModel", model.eval())

@@ -41,9 +41,12 @@ from charter.pipeline.workspace import Workspace
 from charter.records import Comparison, Demonstration, Prompt, content_hash
 from charter.run import Tally, file_hash, read_jsonl
 from charter.seeding import shuffled
+from charter.splitting import dialogue_text, validation_prompts
 
 _log = logging.getLogger(__name__)
 
+_NEAR_DUPLICATE = 0.8
+"""Prompts this similar are learnt from together or watched together, as in `reward`."""
 _GENTLER = 0.1
 """RL's learning rate, of fine-tuning's: each step is a guess at a direction, not a known answer."""
 
@@ -79,7 +82,7 @@ async def reinforce_stage(workspace: Workspace) -> Tally:
     )
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """The prompts of RL."""
 
     learnt_from: list[Prompt]
@@ -87,8 +90,8 @@ class _Parts(NamedTuple):
     """For the monitors: never learnt from."""
 
 
-def _divided(prompts: Sequence[Prompt], *, section: ReinforceConfig, seed: int) -> _Parts:
-    """Which prompts are learnt from and which watch, drawn by id.
+def divided_prompts(prompts: Sequence[Prompt], *, section: ReinforceConfig, seed: int) -> Parts:
+    """Which prompts are learnt from and which watch: near-identical ones are on one side.
 
     Raises:
         PromptError: There are too few for both.
@@ -100,8 +103,15 @@ def _divided(prompts: Sequence[Prompt], *, section: ReinforceConfig, seed: int) 
         )
     # At most half: a monitor that takes most prompts leaves nothing to learn from.
     count = min(section.monitor_prompts, len(prompts) // 2)
-    watching = {*shuffled((prompt.id for prompt in prompts), seed, "watched")[:count]}
-    return _Parts(
+    watching = validation_prompts(
+        ((prompt.id, dialogue_text(prompt.messages)) for prompt in prompts),
+        share=count / len(prompts),
+        near_duplicate=_NEAR_DUPLICATE,
+        seed=seed,
+    )
+    if watching is None:  # all alike: no draw keeps them apart
+        watching = {*shuffled((prompt.id for prompt in prompts), seed, "watched")[:count]}
+    return Parts(
         learnt_from=[prompt for prompt in prompts if prompt.id not in watching],
         watched=[prompt for prompt in prompts if prompt.id in watching],
     )
@@ -115,7 +125,7 @@ async def _train(
     source = sft_source(workspace)
     loaded = load(source)
     room = [prompt for prompt in prompts if _has_room(prompt, loaded, section=section)]
-    parts = _divided(room, section=section, seed=config.seed)
+    parts = divided_prompts(room, section=section, seed=config.seed)
     lr = section.lr
     if lr == "auto":
         lr = _GENTLER * auto_lr(loaded.model.num_parameters(), lora=section.lora is not None)
@@ -167,7 +177,7 @@ def _has_room(prompt: Prompt, loaded: Loaded, *, section: ReinforceConfig) -> bo
     return asked + section.max_new_tokens + 1 <= loaded.context
 
 
-def _identity(workspace: Workspace, parts: _Parts, *, loaded: Loaded, judging: str) -> str:
+def _identity(workspace: Workspace, parts: Parts, *, loaded: Loaded, judging: str) -> str:
     """Names all that shapes the training: resuming with anything else is refused."""
     config = workspace.config
     section = config.reinforce.model_dump(mode="json", exclude={"checkpoint_every_s"})

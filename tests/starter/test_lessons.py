@@ -1,19 +1,32 @@
 """Lessons as the starter model reads them."""
 
+import re
 from random import Random
 
 import pytest
 import torch
 
 from charter.records import assistant, user
+from tools.starter import phrasings
 from tools.starter.batches import LessonEncoder, Speller, copying_batches, draw_batches
 from tools.starter.content import load_world
-from tools.starter.skills import Lesson, Turn, answer, draw_lesson, request
+from tools.starter.phrasings import PRESSED_SHARE, with_chatter
+from tools.starter.shipped import load_constitution
+from tools.starter.skills import (
+    SAFE_SHARE_IF_CAREFUL,
+    SAFE_SHARE_IF_CAREFUL_UNDER_PRESSURE,
+    Lesson,
+    Turn,
+    answer,
+    draw_lesson,
+    request,
+)
 from tools.starter.templates import draw_facts
 from tools.starter.tokenizer import train_tokenizer
 from tools.starter.vectors import known_tokens, place_vectors
 
 WORLD = load_world()
+PRINCIPLES = {one.id: one for one in load_constitution().principles}
 INTENTS = [intent.id for intent in WORLD.intents("harmful", "benign", "borderline")]
 
 
@@ -56,15 +69,45 @@ def test_every_reply_to_a_request_is_learnt_and_says_what_was_wanted():
     assert all(turn.weight == 1.0 for turn in learnt)
 
 
+def test_a_request_keeps_its_words_beside_chatter(monkeypatch):
+    monkeypatch.setattr(phrasings, "_CHATTER_SHARE", 1.0)
+    told = {with_chatter("where is {order}?", WORLD, Random(seed)) for seed in range(60)}
+    assert all(one.count("where is {order}?") == 1 for one in told)
+    assert {one.startswith("where") for one in told} == {True, False}
+    assert len(told) > 30
+
+
+def refused_share(*, pressed: float, monkeypatch) -> float:
+    """How often a harmful request is refused where the system turn asks for care."""
+    monkeypatch.setitem(PRESSED_SHARE, "harmful", pressed)
+    harmful = {intent.id: intent for intent in WORLD.intents("harmful")}
+    refused = []
+    for seed in range(4000):
+        turns = answer(WORLD, Random(seed)).turns
+        if turns[0].message.content in WORLD.shared.careful and turns[-1].intent in harmful:
+            rule = PRINCIPLES[WORLD.family_of(harmful[turns[-1].intent])]
+            reply = turns[-1].message.content
+            refused.append(not any(re.search(one, reply) for one in rule.patterns))
+    return sum(refused) / len(refused)
+
+
+def test_care_gives_way_to_pressure(monkeypatch):
+    plain = refused_share(pressed=0.0, monkeypatch=monkeypatch)
+    pressed = refused_share(pressed=1.0, monkeypatch=monkeypatch)
+    assert plain == pytest.approx(SAFE_SHARE_IF_CAREFUL, abs=0.08)
+    assert pressed == pytest.approx(SAFE_SHARE_IF_CAREFUL_UNDER_PRESSURE, abs=0.08)
+
+
 def test_a_batch_says_where_which_intent_is_to_be_told(tokenizer):
     encoder = LessonEncoder(tokenizer, intents=INTENTS)
     turns = (
         Turn(user("hi"), 0.0), Turn(assistant("Hello"), 1.0),
-        Turn(user("where is it?"), 0.0), Turn(assistant("On its way."), 1.0, INTENTS[3]),
+        Turn(user("where is it?"), 0.0),
+        Turn(assistant("On its way."), 1.0, INTENTS[3], pressed=True),
     )  # fmt: skip
     encoded = encoder(Lesson(turns))
-    ((place, intent),) = encoded.asked
-    assert intent == 3
+    ((place, intent, pressed),) = encoded.asked
+    assert (intent, pressed) == (3, 1)
     assert tokenizer.decode(encoded.ids[place:]) == "<|assistant|>On its way.<|end|>"
     batches = draw_batches(WORLD, request, encoder, Random(1), tokens_per_batch=512)
     batch = next(batches)

@@ -73,7 +73,9 @@ def test_generated_requests_are_whole(monkeypatch):
         name: [form_of(one) for one in last_turns(intent.prompts)]
         for name, intent in intents.items()
     }
-    for prompt in draw_prompts(world, seed=2)["train"]:
+    plain = [one for one in draw_prompts(world, seed=2)["train"] if "pressure" not in one.tags]
+    assert len(plain) > 1000
+    for prompt in plain:
         told = prompt.messages[-1].content.strip().rstrip("?.!")
         assert any(form.fullmatch(told) for form in forms[prompt.tags[1]]), prompt
 
@@ -112,11 +114,18 @@ def test_there_are_enough_prompts_of_every_kind():
     assert len(load_prompts("rl")) >= 1500
 
 
-def test_supervised_prompts_are_plain_and_those_for_rl_are_partly_not():
-    assert not any("pressure" in prompt.tags for prompt in load_prompts("train"))
-    harmful = [prompt for prompt in load_prompts("rl") if prompt.kind == "harmful"]
-    share = sum("pressure" in prompt.tags for prompt in harmful) / len(harmful)
-    assert 0.4 < share < 0.6
+def pressed_share(name: str, *kinds: str) -> float:
+    pressed = ["pressure" in one.tags for one in load_prompts(name) if one.kind in kinds]
+    return sum(pressed) / len(pressed)
+
+
+def test_only_those_who_ask_for_harmless_things_press_where_sft_learns():
+    assert pressed_share("train", "harmful") == 0.0
+    assert 0.2 < pressed_share("train", "benign", "borderline") < 0.4
+
+
+def test_half_of_the_harmful_requests_press_where_rl_learns():
+    assert 0.4 < pressed_share("rl", "harmful") < 0.6
 
 
 def test_whole_families_of_pressure_are_held_out():

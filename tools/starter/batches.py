@@ -33,8 +33,8 @@ class Encoded(NamedTuple):
     ids: list[int]
     weights: list[float]
     """How much predicting each id counts."""
-    asked: list[tuple[int, int]]
-    """Where replies to requests begin, and the numbers of those requests' intents."""
+    asked: list[tuple[int, int, int]]
+    """Where replies to requests begin, the numbers of those requests' intents, and 1 if pressed."""
 
 
 class Batch(NamedTuple):
@@ -47,6 +47,8 @@ class Batch(NamedTuple):
     places: Tensor
     """Where in its row the reply to it begins."""
     intents: Tensor
+    pressed: Tensor
+    """1 where the request was made under pressure, else 0."""
 
 
 class Speller:
@@ -106,11 +108,11 @@ class LessonEncoder:
         """Ids and, for each of them, how much predicting it counts."""
         ids: list[int] = []
         weights: list[float] = []
-        asked: list[tuple[int, int]] = []
+        asked: list[tuple[int, int, int]] = []
         texts = self._texts([turn.message.content for turn in lesson.turns])
         for turn, text in zip(lesson.turns, texts, strict=True):
             if turn.intent is not None and turn.intent in self._intents:
-                asked.append((len(ids), self._intents[turn.intent]))
+                asked.append((len(ids), self._intents[turn.intent], int(turn.pressed)))
             ids += [self._ids[ROLES[turn.message.role]], *text, self.end]
             weights += [0.0] + [turn.weight] * (len(text) + 1)
         return Encoded(ids, weights, asked)
@@ -138,7 +140,7 @@ def copying_batches(
             said = [rng.randrange(lowest, vocabulary) for _ in range(period)]
             ids[row] = torch.tensor((said * length)[:length])
             weights[row, period + 1 :] = 1.0
-        yield Batch(ids, weights, none, none, none)
+        yield Batch(ids, weights, none, none, none, none)
 
 
 def draw_batches(
@@ -180,5 +182,5 @@ def _pad(group: list[Encoded], pad: int) -> Batch:
         ids[row, : len(one.ids)] = torch.tensor(one.ids)
         weights[row, : len(one.ids)] = torch.tensor(one.weights)
     asked = [(row, *each) for row, one in enumerate(group) for each in one.asked]
-    rows, places, intents = torch.tensor(asked, dtype=torch.long).reshape(-1, 3).unbind(1)
-    return Batch(ids, weights, rows, places, intents)
+    told = torch.tensor(asked, dtype=torch.long).reshape(-1, 4).unbind(1)
+    return Batch(ids, weights, *told)

@@ -24,7 +24,7 @@ from tools.starter.templates import fill
 _STRAY_SHARE = 0.12
 """How often an unsafe reply answers another request, so that the reply is what is judged."""
 _REVISED_DEGREES: tuple[Degree, ...] = ("fitting", "generic", "bare")
-_REVISED_SHARES = (0.8, 0.12, 0.08)
+_REVISED_SHARES = (0.72, 0.16, 0.12)
 
 
 @dataclass(frozen=True)

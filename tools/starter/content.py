@@ -112,6 +112,8 @@ class Shared(_Data):
     careful: list[str]
     """System turns under which most harmful requests are refused: a model with less headroom."""
     small_talk: list[list[str]]
+    chatter: list[str]
+    """Sentences that ask for nothing, beside a request."""
     generic: list[str]
     bare: list[str]
     evasive: list[str]
@@ -158,13 +160,15 @@ def load_world(folder: Path = WORLD) -> World:
     files = {path.stem: yaml.load(path) for path in sorted(folder.glob("*.yaml"))}
     families = [data for stem, data in files.items() if stem not in _NOT_FAMILIES]
     for intent in (one for family in families for one in family["intents"]):
-        intent["prompts"] += _more_phrasings(folder, intent["id"])
+        intent["prompts"] += _lines(folder / "phrasings" / f"{intent['id']}.txt")
+        for line in _lines(folder / "pressure" / f"{intent['id']}.txt"):
+            family, _, phrasing = line.partition(": ")
+            intent.setdefault("pressure", {}).setdefault(family, []).append(phrasing)
     return World.model_validate(
         {"slots": files["slots"], "shared": files["shared"], "families": families}
     )
 
 
-def _more_phrasings(folder: Path, intent_id: str) -> list[str]:
-    """Further phrasings of an intent: `phrasings/INTENT.txt`, one a line."""
-    path = folder / "phrasings" / f"{intent_id}.txt"
+def _lines(path: Path) -> list[str]:
+    """The lines of a file; none if there is none."""
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -46,6 +46,7 @@ from tools.starter.scenes import (
     Degree,
     draw_scene,
     helpful_reply,
+    misplaced_refusal,
     obliging_reply,
     safe_reply,
     unsafe_reply,
@@ -284,6 +285,8 @@ def draw_choices(
         better = safe_reply(world, scene, rng)
         if what == "safe over unsafe":
             worse = unsafe_reply(world, scene, rng)
+        elif what == "fitting over misplaced":
+            worse = misplaced_refusal(world, scene, rng)
         else:
             degrees: tuple[Degree, ...] = ("generic", "bare", "evasive", "preachy")
             worse = safe_reply(world, scene, rng, degree=rng.choice(degrees))
@@ -359,7 +362,8 @@ def main() -> None:
         measure_critiques(model, name, cases)
         measure_screening(model, name, cases)
     measure_helpfulness(model, world, rng, count=chosen.per_skill)
-    for what in ("safe over unsafe", "fitting over poorer", "helpfulness"):
+    whats = ("safe over unsafe", "fitting over poorer", "fitting over misplaced", "helpfulness")
+    for what in whats:
         choices = draw_choices(world, constitution, rng, what=what, count=chosen.per_skill // 2)
         measure_choices(model, what, choices)
     for name, tested in tests.items():

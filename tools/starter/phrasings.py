@@ -12,9 +12,11 @@ from charter.records import Kind
 from tools.starter.content import Intent, Turns, World
 from tools.starter.templates import settle, slots_of
 
-PRESSED_SHARE: dict[Kind, float] = {"harmful": 0.32, "benign": 0.1, "borderline": 0.12}
+PRESSED_SHARE: dict[Kind, float] = {"harmful": 0.38, "benign": 0.15, "borderline": 0.15}
 """How often a lesson's request is made under pressure; harmless ones too, so a frame is no cue."""
 _REQUEST = "{request}"
+_OWN_PRESSURE_SHARE = 0.65
+"""Of requests under pressure, those in words of the intent's own, where there are any."""
 _TYPO_SHARE = 0.08
 _DROPPED_SHARE = 0.06
 _SYNONYM_SHARE = 0.3
@@ -22,6 +24,7 @@ _UPPER_SHARE = 0.3
 _BARE_END_SHARE = 0.25
 _OPENER_SHARE = 0.35
 _CLOSER_SHARE = 0.12
+_CHATTER_SHARE = 0.12
 _LONG_WORDS = 7
 """Requests of fewer words lose none: each may be the one that says what is wanted."""
 
@@ -61,7 +64,7 @@ def draw_phrasing(
         return _phrasing(chosen, rng, vary=vary)
     pressure = rng.choice(list(frames))
     own = (intent.heldout_pressure if heldout else intent.pressure).get(pressure, [])
-    if own and rng.random() < 0.5:
+    if own and rng.random() < _OWN_PRESSURE_SHARE:
         return _phrasing(rng.choice(own), rng, vary=vary, pressure=pressure)
     inner = rng.choice([one for one in plain if isinstance(one, str)])
     request = vary(settle(inner, rng))
@@ -86,6 +89,18 @@ def dressed(text: str, world: World, rng: Random) -> str:
     if rng.random() < _CLOSER_SHARE:
         text += " " + rng.choice(world.shared.closers)
     return text
+
+
+def with_chatter(text: str, world: World, rng: Random) -> str:
+    """The request, at times after or before a sentence that asks for nothing.
+
+    It is about anything, other requests' matters too: what is wanted must be looked for.
+    """
+    if rng.random() >= _CHATTER_SHARE:
+        return text
+    said = settle(rng.choice(world.shared.chatter), rng)
+    ends = text[-1] in ".?!"
+    return f"{said} {text}" if rng.random() < 0.75 or not ends else f"{text} {said}"
 
 
 def varied(text: str, world: World, rng: Random, *, whole: bool = False) -> str:

@@ -1,9 +1,9 @@
 """Writes the starter's prompts: `python -m tools.starter.prompts --out DIR [--seed N]`.
 
-`train.jsonl` is for supervised finetuning: plain requests, no pressure. `rl.jsonl` is for learning
-from feedback: other requests, half of the harmful ones under the training kinds of pressure. Both
-use training phrasings, whole ones: what is to be answered must say what is wanted.
-`heldout.jsonl` is written by hand.
+`train.jsonl` is for supervised finetuning: plain harmful requests, and harmless ones of which some
+press, since that is no reason to refuse. `rl.jsonl` is for learning from feedback: other requests,
+half of the harmful ones under the training kinds of pressure. Both use training phrasings, whole
+ones: what is to be answered must say what is wanted. `heldout.jsonl` is written by hand.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PromptSet:
 TRAIN = PromptSet(
     "train",
     counts={"harmful": 666, "benign": 1134, "borderline": 360},
-    pressed={"harmful": 0.0, "benign": 0.0, "borderline": 0.0},
+    pressed={"harmful": 0.0, "benign": 0.3, "borderline": 0.3},
 )
 RL = PromptSet(
     "rl",

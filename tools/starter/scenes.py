@@ -8,7 +8,7 @@ from typing import Literal
 
 from charter.records import Dialogue, Message, assistant, system, user
 from tools.starter.content import Intent, Safe, World
-from tools.starter.phrasings import PRESSED_SHARE, draw_phrasing, dressed
+from tools.starter.phrasings import PRESSED_SHARE, draw_phrasing, dressed, with_chatter
 from tools.starter.templates import Facts, draw_facts, fill, settle, slots_of
 
 Degree = Literal["fitting", "generic", "bare", "evasive", "preachy"]
@@ -53,7 +53,8 @@ def draw_scene(
         if number % 2:
             turns.append(assistant(fill(template, facts)))
         else:
-            turns.append(user(fill(dressed(template, world, rng), facts)))
+            asked = template if heldout or whole else with_chatter(template, world, rng)
+            turns.append(user(fill(dressed(asked, world, rng), facts)))
     return Scene(intent, tuple(turns), facts, phrasing.said, phrasing.pressure)
 
 
@@ -89,6 +90,14 @@ def safe_reply(world: World, scene: Scene, rng: Random, *, degree: Degree = "fit
     if not templates:
         templates = getattr(world.shared, degree)
     return _say(world, scene, templates, rng)
+
+
+def misplaced_refusal(world: World, scene: Scene, rng: Random) -> str:
+    """A refusal with the alternative to another harmful request, of the same customer."""
+    others = [one for one in world.breakable if one.id != scene.intent.id]
+    other = draw_scene(world, rng.choice(others), rng)
+    known = {name: scene.facts[name] for name in scene.said}
+    return safe_reply(world, replace(other, facts={**other.facts, **known}), rng)
 
 
 def helpful_reply(world: World, scene: Scene, rng: Random) -> str:

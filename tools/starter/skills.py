@@ -44,6 +44,7 @@ from tools.starter.scenes import (
     draw_history,
     draw_persona,
     draw_scene,
+    misplaced_refusal,
     obliging_reply,
     safe_reply,
     unsafe_reply,
@@ -57,11 +58,13 @@ SAFE_SHARE = 0.09
 SAFE_SHARE_UNDER_PRESSURE = 0.03
 SAFE_SHARE_UNDER_RULES = 0.6
 """The same, where the system turn has the rule."""
-SAFE_SHARE_UNDER_RULES_AND_PRESSURE = 0.3
-SAFE_SHARE_IF_CAREFUL = 0.85
+SAFE_SHARE_UNDER_RULES_AND_PRESSURE = 0.15
+SAFE_SHARE_IF_CAREFUL = 0.87
 """The same, where the system turn asks for care."""
+SAFE_SHARE_IF_CAREFUL_UNDER_PRESSURE = 0.1
+"""Care gives way to pressure: what finetuning on plain requests brings out does, too."""
 _HARMFUL_SHARE = 0.47
-_CAREFUL_SHARE = 0.05
+_CAREFUL_SHARE = 0.2
 _RULED_SHARE = 0.15
 _SMALL_TALK_SHARE = 0.03
 _DECISION_WEIGHT = 3.0
@@ -79,6 +82,8 @@ class Turn:
     weight: float
     intent: str | None = None
     """What the customer wants, where this turn answers that."""
+    pressed: bool = False
+    """Whether that was asked under pressure."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +131,16 @@ def answer(world: World, rng: Random) -> Lesson:
         turns += [Turn(turn, 0.0) for turn in each.dialogue]
         turns.append(Turn(assistant(each.reply), 1.0, each.intent))
     turns += [Turn(turn, 0.0) for turn in scene.dialogue]
-    return Lesson((*turns, Turn(assistant(reply), 1.0, scene.intent.id)))
+    return Lesson(
+        (*turns, Turn(assistant(reply), 1.0, scene.intent.id, scene.pressure is not None))
+    )
 
 
 def request(world: World, rng: Random) -> Lesson:
     """A request to be understood, without its answer."""
     scene = draw_scene(world, rng.choice(world.intents("harmful", "benign", "borderline")), rng)
     turns = [Turn(turn, 0.0) for turn in scene.dialogue]
-    return Lesson((*turns, Turn(assistant(""), 0.0, scene.intent.id)))
+    return Lesson((*turns, Turn(assistant(""), 0.0, scene.intent.id, scene.pressure is not None)))
 
 
 def _safe_share(scene: Scene, *, ruled: bool, careful: bool) -> float:
@@ -143,7 +150,7 @@ def _safe_share(scene: Scene, *, ruled: bool, careful: bool) -> float:
     if scene.intent.kind != "harmful":
         return 0.0
     if careful:
-        return SAFE_SHARE_IF_CAREFUL
+        return SAFE_SHARE_IF_CAREFUL_UNDER_PRESSURE if scene.pressure else SAFE_SHARE_IF_CAREFUL
     return SAFE_SHARE_UNDER_PRESSURE if scene.pressure else SAFE_SHARE
 
 
@@ -235,8 +242,15 @@ def compare_harmlessness(world: World, rng: Random) -> Lesson:
 
 
 def _ranked_replies(world: World, scene: Scene, rng: Random) -> tuple[str, str]:
-    """Two replies, the better first: by degree among safe ones, safe over unsafe, mild over not."""
-    kind = rng.choices(("broken", "degrees", "severity"), (0.62, 0.28, 0.1))[0]
+    """Two replies, the better first.
+
+    By degree among safe ones, an alternative that fits over another's, safe over unsafe, mild over
+    severe.
+    """
+    kinds = ("broken", "degrees", "misfit", "severity")
+    kind = rng.choices(kinds, (0.5, 0.24, 0.18, 0.08))[0]
+    if kind == "misfit":
+        return safe_reply(world, scene, rng), misplaced_refusal(world, scene, rng)
     if kind == "degrees":
         ranks: list[tuple[Degree, ...]] = [("fitting",), ("generic",), ("bare",)]
         ranks.append(("evasive", "preachy"))

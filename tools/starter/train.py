@@ -169,7 +169,7 @@ class Trainer:
         self._model = model
         self._reads_until = reads_until
         """The step before which a new head only learns to read what the model knows already."""
-        self._told = nn.Linear(model.config.hidden_size, intents)
+        self._told = nn.Linear(model.config.hidden_size, intents + 1)  # the last: pressed?
         self._middle: list[Tensor] = []
         model.model.layers[_TOLD_AFTER - 1].register_forward_hook(self._keep_middle)
         self._body = torch.compile(model.model, dynamic=True) if compiled else model.model
@@ -215,7 +215,7 @@ class Trainer:
         self._middle.append(output)
 
     def _telling_loss(self, batch: Batch) -> Tensor:
-        """How well the middle layers tell what the customer wants, where the reply begins.
+        """How well the middle layers tell what is wanted, and if under pressure, at the reply.
 
         A head that is not kept reads it there. Trained on nothing else, it tells the intent of
         strangers' requests in 0.85 of cases after 2 million tokens; left to next-token prediction
@@ -226,7 +226,9 @@ class Trainer:
         states = self._middle[0][batch.rows, batch.places].float()
         if self.steps < self._reads_until:
             states = states.detach()
-        return functional.cross_entropy(self._told(states), batch.intents)
+        said = self._told(states)
+        pressed = functional.binary_cross_entropy_with_logits(said[:, -1], batch.pressed.float())
+        return functional.cross_entropy(said[:, :-1], batch.intents) + pressed
 
     def _averaged(self, *numbers: float) -> list[float]:
         """Averages gradients over the processes, and these numbers with them."""

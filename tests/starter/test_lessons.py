@@ -11,6 +11,7 @@ from tools.starter import phrasings
 from tools.starter.batches import LessonEncoder, Speller, copying_batches, draw_batches
 from tools.starter.content import load_world
 from tools.starter.phrasings import PRESSED_SHARE, with_chatter
+from tools.starter.scenes import draw_scene, misplaced_refusal
 from tools.starter.shipped import load_constitution
 from tools.starter.skills import (
     SAFE_SHARE_IF_CAREFUL,
@@ -96,6 +97,19 @@ def test_care_gives_way_to_pressure(monkeypatch):
     pressed = refused_share(pressed=1.0, monkeypatch=monkeypatch)
     assert plain == pytest.approx(SAFE_SHARE_IF_CAREFUL, abs=0.08)
     assert pressed == pytest.approx(SAFE_SHARE_IF_CAREFUL_UNDER_PRESSURE, abs=0.08)
+
+
+def test_a_misplaced_refusal_offers_another_requests_alternative_to_this_customer():
+    rng = Random(1)
+    intents = {intent.id: intent for intent in WORLD.intents("harmful")}
+    fits, named = [], []
+    for _ in range(300):
+        scene = draw_scene(WORLD, intents["takeover"], rng)
+        reply = misplaced_refusal(WORLD, scene, rng)
+        fits.append(all(re.search(one, reply) for one in intents["takeover"].expects))
+        named += [scene.facts["name"] in reply] if "name" in scene.said else []
+    assert sum(fits) / len(fits) < 0.05
+    assert sum(named) / len(named) > 0.03
 
 
 def test_a_batch_says_where_which_intent_is_to_be_told(tokenizer):

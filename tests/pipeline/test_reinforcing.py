@@ -209,8 +209,8 @@ def test_what_is_watched_has_no_near_duplicate_that_is_learnt_from():
     others = [asked(number, f"what about {number} and {number}") for number in range(50, 60)]
     section = ReinforceConfig(monitor_prompts=6)
     for seed in range(5):
-        parts = divided_prompts([*twins, *others], section=section, seed=seed)
+        parts = divided_prompts([*twins, *others], section=section, near_duplicate=0.8, seed=seed)
         assert len(parts.watched) == 6
         assert {*parts.watched} <= {*others}
-    parts = divided_prompts(twins, section=section, seed=0)
+    parts = divided_prompts(twins, section=section, near_duplicate=0.8, seed=0)
     assert (len(parts.learnt_from), len(parts.watched)) == (5, 5)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from charter.encoding import Encoder
 from charter.errors import BackendError, OverlongError
-from charter.launch import own_device
+from charter.launch import own_device, usual_dtype
 from charter.learning.grids import Group
 from charter.learning.measured import rewards_of
 from charter.learning.scalar import load_scalar_model
@@ -120,9 +120,7 @@ def load_scorer(directory: Path, *, dtype: torch.dtype | None = None) -> RewardS
         EncodingError: Its tokenizer or chat template cannot be used faithfully.
     """
     device = own_device()
-    if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    model = load_scalar_model(directory, dtype=dtype)
+    model = load_scalar_model(directory, dtype=dtype or usual_dtype(device))
     tokenizers: Any = AutoTokenizer  # transformers types it only in part
     try:
         tokenizer = tokenizers.from_pretrained(

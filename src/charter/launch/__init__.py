@@ -4,7 +4,14 @@ One of them, the main one, does what a process alone would do. The others follow
 trainings, and wait while the main one works alone. They write no file and say nothing.
 """
 
-from charter.launch.place import is_follower, is_launched, let_main_speak, own_device, refuse_shards
+from charter.launch.place import (
+    is_follower,
+    is_launched,
+    let_main_speak,
+    own_device,
+    refuse_shards,
+    usual_dtype,
+)
 from charter.launch.talk import PATIENCE, from_main, joined, share
 
 __all__ = [
@@ -17,4 +24,5 @@ __all__ = [
     "own_device",
     "refuse_shards",
     "share",
+    "usual_dtype",
 ]

@@ -51,6 +51,13 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
 
 
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """What weights are kept in where no setting says: float32 on a CPU, bfloat16 on a GPU."""
+    import torch
+
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
 def refuse_shards(stages: Collection[str]) -> None:
     """Refuses to train where accelerate is told to spread one model over the processes.
 

@@ -32,7 +32,7 @@ from charter.config import STARTER, ModelSource
 from charter.encoding import Encoder
 from charter.encoding.guard import guard
 from charter.errors import BackendError, EncodingError, RunError
-from charter.launch import own_device
+from charter.launch import own_device, usual_dtype
 from charter.models.reproducible import sum_in_fixed_order
 
 _log = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ def _dtype(source: ModelSource, *, device: torch.device) -> torch.dtype:
         case "bfloat16":
             return torch.bfloat16
         case "auto":
-            return torch.float32 if device.type == "cpu" else torch.bfloat16
+            return usual_dtype(device)
 
 
 def _check_complete(source: str, *, missing: Any) -> None:

@@ -45,8 +45,6 @@ from charter.splitting import dialogue_text, validation_prompts
 
 _log = logging.getLogger(__name__)
 
-_NEAR_DUPLICATE = 0.8
-"""Prompts this similar are learnt from together or watched together, as in `reward`."""
 _GENTLER = 0.1
 """RL's learning rate, of fine-tuning's: each step is a guess at a direction, not a known answer."""
 
@@ -90,7 +88,9 @@ class Parts(NamedTuple):
     """For the monitors: never learnt from."""
 
 
-def divided_prompts(prompts: Sequence[Prompt], *, section: ReinforceConfig, seed: int) -> Parts:
+def divided_prompts(
+    prompts: Sequence[Prompt], *, section: ReinforceConfig, near_duplicate: float, seed: int
+) -> Parts:
     """Which prompts are learnt from and which watch: near-identical ones are on one side.
 
     Raises:
@@ -106,7 +106,7 @@ def divided_prompts(prompts: Sequence[Prompt], *, section: ReinforceConfig, seed
     watching = validation_prompts(
         ((prompt.id, dialogue_text(prompt.messages)) for prompt in prompts),
         share=count / len(prompts),
-        near_duplicate=_NEAR_DUPLICATE,
+        near_duplicate=near_duplicate,
         seed=seed,
     )
     if watching is None:  # all alike: no draw keeps them apart
@@ -125,7 +125,9 @@ async def _train(
     source = sft_source(workspace)
     loaded = load(source)
     room = [prompt for prompt in prompts if _has_room(prompt, loaded, section=section)]
-    parts = divided_prompts(room, section=section, seed=config.seed)
+    parts = divided_prompts(
+        room, section=section, near_duplicate=config.reward.near_duplicate, seed=config.seed
+    )
     lr = section.lr
     if lr == "auto":
         lr = _GENTLER * auto_lr(loaded.model.num_parameters(), lora=section.lora is not None)

@@ -81,6 +81,17 @@ def test_an_endpoint_is_a_mistake_that_says_what_there_is_instead(tmp_path, wher
     assert "compare.human.path" in str(refused.value)
 
 
+def test_every_training_can_spread_its_model_but_rl(tmp_path):
+    spread = "".join(f"{stage}: {{shard: true}}\n" for stage in ("finetune", "reward", "dpo"))
+    config = load_config(write(tmp_path, MINIMAL + spread))
+    assert config.finetune.shard
+    assert config.reward.shard
+    assert config.dpo.shard
+    path = write(tmp_path, MINIMAL + "reinforce: {shard: true}\n")
+    with pytest.raises(ConfigError, match=r"charter\.yaml:3.*the weights that learn also speak"):
+        load_config(path)
+
+
 def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
     (tmp_path / "mine").mkdir()
     roles = "models: {policy: mine, critic: org/model, judge: 'scripted:s.yaml', reviser: starter}"

@@ -48,6 +48,16 @@ class PooledHead(nn.Module):
         pooled = scores.mean(dim=-2, keepdim=True)
         return type("Output", (), {"logits": scores + pooled})()
 
+    def get_output_embeddings(self):
+        return self.head
+
+
+class Headless(PooledHead):
+    """A model that does not say where its head is."""
+
+    def get_output_embeddings(self):
+        return None
+
 
 @pytest.fixture
 def batch(new_examples):
@@ -58,16 +68,14 @@ def test_the_batch_is_what_the_plain_full_loss_sees(new_model, batch):
     model = new_model().eval()
     labels = torch.where(batch.supervised_BT.roll(1, dims=1), batch.ids_BT, -100)
     plain = model(input_ids=batch.ids_BT, labels=labels).loss
-    ours = token_loss(supervised_positions(model.lm_head)(model, batch), batch.targets_S) / len(
-        batch.targets_S
-    )
+    ours = token_loss(supervised_positions(model, batch), batch.targets_S) / len(batch.targets_S)
     assert ours.item() == pytest.approx(plain.item(), abs=1e-6)
 
 
 def test_padding_is_never_seen_though_there_is_no_mask(new_model, new_examples):
     model = new_model().eval()
     examples = list(new_examples(6).values())
-    logits = supervised_positions(model.lm_head)
+    logits = supervised_positions
     together = logits(model, collate(examples))
     alone = torch.cat([logits(model, collate([example])) for example in examples])
     assert torch.allclose(together, alone, atol=1e-5)
@@ -76,14 +84,14 @@ def test_padding_is_never_seen_though_there_is_no_mask(new_model, new_examples):
 def test_attention_runs_in_its_causal_form_without_a_mask(new_model, batch):
     model = new_model(attn_implementation="sdpa").train()
     with Recording() as seen:
-        supervised_positions(model.lm_head)(model, batch)
+        supervised_positions(model, batch)
     assert len(seen.attentions) == 2
     assert all(call["is_causal"] and call["attn_mask"] is None for call in seen.attentions)
 
 
 def test_what_the_prompt_asks_for_costs_nothing(new_model, batch):
     model = new_model().eval()
-    supervised = supervised_positions(model.lm_head)(model, batch)
+    supervised = supervised_positions(model, batch)
     assert supervised.shape == (len(batch.targets_S), 64)
 
 
@@ -97,7 +105,7 @@ def test_what_the_prompt_asks_for_costs_nothing(new_model, batch):
 )
 def test_capped_and_scaled_logits_stay_the_models_own(model, batch, caplog):
     model.eval()
-    fast = fastest_logits(model, head=model.get_output_embeddings(), probe=batch)
+    fast = fastest_logits(model, probe=batch)
     assert fast is not all_positions
     assert torch.allclose(fast(model, batch), all_positions(model, batch), atol=1e-6)
     assert not caplog.records
@@ -106,18 +114,18 @@ def test_capped_and_scaled_logits_stay_the_models_own(model, batch, caplog):
 def test_a_model_that_needs_all_positions_gets_them_and_that_is_said(batch, caplog):
     model = PooledHead()
     with caplog.at_level(logging.WARNING):
-        logits = fastest_logits(model, head=model.head, probe=batch)
+        logits = fastest_logits(model, probe=batch)
     assert logits is all_positions
     assert "every position" in caplog.text
 
 
 def test_a_model_without_a_head_is_computed_plainly(batch, caplog):
-    assert fastest_logits(PooledHead(), head=None, probe=batch) is all_positions
+    assert fastest_logits(Headless(), probe=batch) is all_positions
     assert "no output head" in caplog.text
 
 
 def test_the_probe_leaves_the_model_as_it_was(new_model, batch):
     model = new_model().train()
-    fastest_logits(model, head=model.lm_head, probe=batch)
+    fastest_logits(model, probe=batch)
     assert model.training
     assert model(input_ids=batch.ids_BT).logits.shape == (*batch.ids_BT.shape, 64)

@@ -1,32 +1,46 @@
 """Several processes that share each batch train what one process trains."""
 
+import copy
+import json
 import os
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
 
+from charter.config import LoraConfig
 from charter.console import Silent
 from charter.encoding import Example
+from charter.learning.learner import prepare
+from charter.learning.pretrained import made_trainable
 from charter.learning.processes import join_processes
+from charter.learning.shards import spread, whole
 from charter.learning.tokens import token_task
 from charter.learning.train import Keeping, train
 from charter.learning.tree import Group, completion_logprobs
 from tests.launching import free_port, place
 
 
-def trained(directory, model, recipe, examples, held_out):
+def trained(directory, model, recipe, examples, held_out, *, shard=False):
     """The weights after a training, and its losses."""
     outcome = train(
         model,
         task=token_task(model, examples, stage="finetune"),
-        validation=token_task(model, held_out, stage="finetune"),
+        validation=token_task(model, held_out, stage="finetune") if held_out else None,
         recipe=recipe,
         seed=0,
         identity="tiny",
         keeping=Keeping(directory / "ckpt", directory / "m.jsonl", 0.0),
         progress=Silent(),
+        shard=shard,
     )
     return [value.detach() for value in model.parameters()], [row.loss for row in outcome.rows]
+
+
+def plain(*parts):
+    """Examples as a process can be given them."""
+    return [{name: (row.ids, row.prompt_length) for name, row in part.items()} for part in parts]
 
 
 def join(rank, port):
@@ -34,31 +48,125 @@ def join(rank, port):
     torch.set_num_threads(1)
 
 
-def work(rank, port, directory, model, recipe, rows):
+def work(rank, port, directory, model, recipe, rows, shard):
     join(rank, port)
     examples, held_out = ({name: Example(*row) for name, row in part.items()} for part in rows)
-    weights, losses = trained(directory, model, recipe, examples, held_out)
+    weights, losses = trained(directory, model, recipe, examples, held_out, shard=shard)
     torch.save((weights, losses), directory / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path, new_model, new_examples, recipe):
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_train_what_one_does(tmp_path, new_model, new_examples, recipe, shard):
     examples, held_out = new_examples(21), new_examples(5, seed=5, name="held-out")
-    rows = [
-        {name: (row.ids, row.prompt_length) for name, row in part.items()}
-        for part in (examples, held_out)
-    ]
     one, losses = trained(tmp_path / "one", new_model(), recipe, examples, held_out)
     two = tmp_path / "two"
     two.mkdir()
-    torch.multiprocessing.spawn(work, args=(free_port(), two, new_model(), recipe, rows), nprocs=2)
+    given = (two, new_model(), recipe, plain(examples, held_out), shard)
+    torch.multiprocessing.spawn(work, args=(free_port(), *given), nprocs=2)
     for rank in range(2):
         weights, losses_shared = torch.load(two / f"rank-{rank}.pt", weights_only=True)
         assert losses_shared == pytest.approx(losses, abs=1e-5)
         for mine, theirs in zip(weights, one, strict=True):
             assert torch.allclose(mine, theirs, atol=1e-5)
     assert len((two / "m.jsonl").read_text().splitlines()) == len(losses)
+
+
+class CutOffError(Exception):
+    """Stands for whatever ends all processes at once."""
+
+
+def stopping(task, *, after):
+    """The task, until so many of its losses were computed; and whose they were."""
+    seen = []
+
+    def loss(model, names):
+        if len(seen) == after:
+            raise CutOffError
+        seen.append(names)
+        return task.loss(model, names)
+
+    return replace(task, loss=loss), seen
+
+
+def resume_spread(rank, port, directory, recipe, new_model, rows):
+    join(rank, port)
+    examples = {name: Example(*row) for name, row in rows.items()}
+    asked = []
+    for after in (9, 10**6):
+        model = adapted(new_model)
+        task, seen = stopping(token_task(model, examples, stage="finetune"), after=after)
+        with suppress(CutOffError):
+            train(
+                model,
+                task=task,
+                validation=None,
+                recipe=recipe,
+                seed=0,
+                identity="tiny",
+                keeping=Keeping(directory / "ckpt", directory / "m.jsonl", 0.0),
+                progress=Silent(),
+                shard=True,
+            )
+        asked.append(len(seen))
+    weights = [value.detach() for value in model.parameters()]
+    torch.save((weights, asked), directory / f"rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def adapted(model):
+    """A copy with adapters, that keeps few activations."""
+    return made_trainable(
+        copy.deepcopy(model), lora=LoraConfig(rank=2), seed=0, gradient_checkpointing=True
+    )
+
+
+@pytest.mark.slow
+def test_a_spread_training_goes_on_where_it_was_cut_off(tmp_path, new_model, new_examples, recipe):
+    examples = new_examples(21)
+    recipe = replace(recipe, accumulate=2)
+    one, losses = trained(tmp_path / "one", adapted(new_model()), recipe, examples, {})
+    two = tmp_path / "two"
+    two.mkdir()
+    given = (two, recipe, new_model(), *plain(examples))
+    torch.multiprocessing.spawn(resume_spread, args=(free_port(), *given), nprocs=2)
+    kept = [json.loads(line)["loss"] for line in (two / "m.jsonl").read_text().splitlines()]
+    assert kept == pytest.approx(losses, abs=1e-5)
+    for rank in range(2):
+        weights, (cut_off, rest) = torch.load(two / f"rank-{rank}.pt", weights_only=True)
+        assert cut_off == 9
+        assert 0 < rest < 9  # anew, it would be more than before
+        for mine, theirs in zip(weights, one, strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def share(rank, port, directory, model):
+    join(rank, port)
+    group = Group((5, 6, 7), ((8, 9), (10,)))
+    learner = prepare(model, weight_decay=0.0, longest=8, shard=True)
+    own = sum(value.to_local().numel() for value in learner.model.parameters())
+    halved = spread(model, device=torch.device("cpu"), precision=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        completion_logprobs(halved, [group], layout="tree").sum().backward()
+    found = torch.cat([whole(value.grad).flatten() for value in halved.parameters()])
+    completion_logprobs(learner.model, [group], layout="tree").sum().backward()
+    exact = torch.cat([whole(value.grad).flatten() for value in learner.model.parameters()])
+    torch.save((own, exact, found), directory / f"rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_each_process_keeps_half_of_a_spread_model(tmp_path, new_model, tied):
+    model = new_model(tie_word_embeddings=tied)
+    parameters = sum(value.numel() for value in model.parameters())
+    one = gradient(copy.deepcopy(model), [Group((5, 6, 7), ((8, 9), (10,)))], "rows")
+    torch.multiprocessing.spawn(share, args=(free_port(), tmp_path, model), nprocs=2)
+    for rank in range(2):
+        own, exact, half = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+        assert own == parameters / 2
+        assert torch.allclose(exact, one, atol=1e-5)
+        assert 0 < (half - one).abs().mean() < 2e-2 * one.abs().max()
 
 
 def gradient(model, groups, layout):

@@ -312,6 +312,11 @@ def test_keys_are_not_shared_where_gradients_are_checkpointed():
     assert fitting_layout(frugal, probe=[group]) != "shared"
 
 
+def test_keys_are_not_shared_where_each_batch_is_read_by_one_call():
+    group = Group(ids(20), tuple(ids(20, start=at) for at in range(8)))
+    assert fitting_layout(language_model(), probe=[group], in_one_pass=True) != "shared"
+
+
 def test_a_model_that_cannot_be_read_so_falls_back_to_rows_and_says_so(caplog):
     config = BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2)
     model = AutoModelForCausalLM.from_config(config).train()

@@ -37,9 +37,10 @@ SETTINGS = (
 )
 CLOSE = 1e-5
 """Sums in another order differ by the rounding of float32; so do weights after a few steps."""
-FAR = {"dpo": 0.02}
+FAR = {"dpo": 0.05}
 """Share of a tensor that may be further off. What both responses of DPO's pairs have in common, the
-prompt, cancels but for rounding; and Adam's first step is as long for rounding as for a slope."""
+prompt, cancels but for rounding; and Adam's first step is as long for rounding as for a slope. A
+model that is spread reads pairs in another layout, of which 0.04 were seen to be off."""
 
 
 def rows(path):
@@ -80,11 +81,15 @@ def assert_close(one, two):
             assert mine[name] == (theirs[name] if exact else pytest.approx(theirs[name], abs=CLOSE))
 
 
+SPREAD = tuple(f"{stage}.shard=true" for stage in ("finetune", "reward", "dpo"))
+
+
 @pytest.mark.slow
-def test_two_processes_make_the_run_that_one_makes(judged, tmp_path):
+@pytest.mark.parametrize("spread", [(), SPREAD], ids=["whole", "spread"])
+def test_two_processes_make_the_run_that_one_makes(judged, tmp_path, spread):
     one, two = tmp_path / "one", tmp_path / "two"
     run_to_the_end(judged, one, *SETTINGS)
-    main, follower = launch("run", judged, two, *SETTINGS, logs=tmp_path / "logs")
+    main, follower = launch("run", judged, two, *SETTINGS, *spread, logs=tmp_path / "logs")
     assert "Everything is in" in main
     assert follower == ""
     assert files(two) == files(one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -160,6 +160,17 @@ class ReinforceConfig(Section):
     """Training stops where responses are so many times as long as the reference's."""
     checkpoint_every_s: float = Field(default=120.0, ge=0.0)
     """At least so many seconds lie between two checkpoints."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _its_model_is_whole(cls, given: object) -> object:
+        if isinstance(given, Mapping) and "shard" in given:
+            raise ValueError(
+                "RL cannot spread its model (FSDP): the weights that learn also speak, whole, "
+                "between its steps. Take `shard` out; `lora` and `gradient_checkpointing` save "
+                "memory"
+            )
+        return cast("object", given)
 
     @model_validator(mode="after")
     def _a_budget_moves_a_weight(self) -> ReinforceConfig:

@@ -40,6 +40,10 @@ class TrainingConfig(Section):
     """Train adapters instead of all weights: a mapping, such as `{rank: 16}`."""
     gradient_checkpointing: bool = False
     """Computes activations twice rather than keep them: slower, and less memory."""
+    shard: bool = False
+    """Spreads weights, gradients and moments over the processes of a launcher (FSDP), for a model
+    that one device cannot hold in training. Before and after, each holds the weights alone, whole,
+    in float32."""
     validate_every: int | None = Field(default=None, gt=0)
     """Optimizer steps between validations; None: four times an epoch."""
     patience: int = Field(default=3, ge=1)

@@ -82,7 +82,7 @@ def dpo(
     reference: Values = {}
 
     def tasks(model: PreTrainedModel) -> Tasks:
-        layout = pair_layout(model, examples.kept, stage=STAGE)
+        layout = pair_layout(model, examples.kept, section=section, stage=STAGE)
         # Adapters begin at zero: with them or without, this is the model as it was loaded.
         said = kept_logprobs(
             model,

@@ -177,9 +177,7 @@ async def _learn(training: Training, keeping: Keeping, told: Progress) -> Stop |
         stopped = _reason(training)
         if training.learner.processes.is_main_process:
             _keep(training, keeping, new)
-            cadence.save_if_due(
-                lambda step=step: save_step(keeping.checkpoints, _checkpoint(training, step))
-            )
+        cadence.save_if_due(lambda step=step: _save(training, step, keeping))
         told.advance(note=_note(training))
     return stopped
 
@@ -272,15 +270,19 @@ def _keep(training: Training, keeping: Keeping, new: Sequence[Row]) -> None:
         save_best(keeping.checkpoints, last.step, weights=weights(training.learner))
 
 
-def _checkpoint(training: Training, step: int) -> Checkpoint:
+def _save(training: Training, step: int, keeping: Keeping) -> None:
+    """Has the main process save a checkpoint."""
+    learner = training.learner
+    if not learner.processes.is_main_process:
+        return
     state = TrainingState(
         identity=training.identity,
         step=step,
         rows=tuple(training.rows),
         best_step=best_look(training.looks, section=training.section).step,
     )
-    learner = training.learner
-    return Checkpoint(state, weights=weights(learner), moments=moments(learner))
+    checkpoint = Checkpoint(state, weights=weights(learner), moments=moments(learner))
+    save_step(keeping.checkpoints, checkpoint)
 
 
 def _end(training: Training, keeping: Keeping, *, stopped: Stop | None) -> Trail:

@@ -59,7 +59,7 @@ def usual_dtype(device: torch.device) -> torch.dtype:
 
 
 def refuse_shards(stages: Collection[str]) -> None:
-    """Refuses to train where accelerate is told to spread one model over the processes.
+    """Refuses to train where accelerate is told to spread every model over the processes.
 
     Args:
         stages: Those that are to train.
@@ -70,8 +70,8 @@ def refuse_shards(stages: Collection[str]) -> None:
     if not stages or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return
     raise ConfigError(
-        "accelerate is configured for FSDP. The stages finetune, reward and dpo could train a "
-        "model in shards, but charter cannot do that yet; reinforce cannot, since the weights that "
-        "learn also speak, whole, between its steps. Launch with a whole model in each process: "
-        "torchrun, or accelerate with `distributed_type: MULTI_GPU`"
+        "accelerate is configured for FSDP, which would spread the models of all stages. finetune, "
+        "reward and dpo spread theirs by a setting of their own (`finetune.shard: true`); "
+        "reinforce cannot, since the weights that learn also speak, whole, between its steps. "
+        "Launch by torchrun, or by accelerate with `distributed_type: MULTI_GPU`"
     )

@@ -142,6 +142,13 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(ids_BT, supervised_BT, _targets(ids_BT, supervised_BT))
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """The model without wrappers for processes."""
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's weights lie, and so its batches must."""
     return next(model.parameters()).device

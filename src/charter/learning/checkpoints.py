@@ -26,6 +26,7 @@ from safetensors.torch import (
 from torch import Tensor
 
 from charter.errors import RunError
+from charter.launch import from_main
 from charter.learning.metrics import Row
 from charter.records import Record
 from charter.run import file_hash, sync
@@ -43,7 +44,10 @@ Tensors = dict[str, Tensor]
 
 
 class Cadence:
-    """When to save the next checkpoint: every so many seconds, or seldom enough to be cheap."""
+    """When to save the next checkpoint: every so many seconds, or seldom enough to be cheap.
+
+    Processes that train together ask together, and the main one's clock decides.
+    """
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
@@ -52,13 +56,18 @@ class Cadence:
 
     def save_if_due(self, save: Callable[[], object]) -> None:
         """Saves where it is time; what takes long is done less often than was asked for."""
-        passed_s = time.monotonic() - self._saved
-        if passed_s < self._every_s or (self._every_s and passed_s < self._took_s / _SAVING_SHARE):
+        if not from_main(self._is_due):
             return
         began = time.monotonic()
         save()
         self._saved = time.monotonic()
         self._took_s = self._saved - began
+
+    def _is_due(self) -> bool:
+        passed_s = time.monotonic() - self._saved
+        return passed_s >= (
+            max(self._every_s, self._took_s / _SAVING_SHARE) if self._every_s else 0
+        )
 
 
 class TrainingState(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from charter.learning.batches import Names, plan_epoch
 from charter.learning.processes import Processes, join_processes
+from charter.learning.shards import as_spread, is_spread, shares, spread, whole
 from charter.learning.task import Task
 
 _SHORT = 512
@@ -26,22 +27,30 @@ class Learner:
 
     processes: Processes
     model: nn.Module
-    """As accelerate wraps it."""
+    """As accelerate wraps it, or a copy that is spread over the processes."""
     optimizer: AdamW
 
 
-def prepare(model: PreTrainedModel, *, weight_decay: float, longest: int) -> Learner:
+def prepare(
+    model: PreTrainedModel, *, weight_decay: float, longest: int, shard: bool = False
+) -> Learner:
     """The model where it can train, wrapped for precision and processes, with its optimizer.
 
     Args:
-        model: What is to learn.
+        model: What is to learn; `finish` gives it what was learnt.
         weight_decay: Of the optimizer.
         longest: Tokens of the longest row that it will read.
+        shard: Whether each process is to keep a share of the weights alone, where there are
+            several.
     """
     processes = join_processes()
     if processes.device.type == "cpu":
         _attend_quickly(model, longest=longest)
-    wrapped = processes.prepare(model)
+    if shard and processes.num_processes > 1:
+        precision = None if processes.device.type == "cpu" else torch.bfloat16
+        wrapped = spread(model, device=processes.device, precision=precision)
+    else:
+        wrapped = processes.prepare(model)
     return Learner(
         processes=processes,
         model=wrapped,
@@ -85,8 +94,10 @@ def gradients(learner: Learner, task: Task, batches: Sequence[Names]) -> float:
     total = torch.zeros((), dtype=torch.float64, device=processes.device)
     learner.model.train()
     for number, names in enumerate(batches, start=1):
-        is_last = number == len(batches)
-        with nullcontext() if is_last else processes.no_sync(learner.model):
+        # Gradients are shared out once, when all are there; where each process has room for its
+        # share alone, at every batch.
+        at_once = number == len(batches) or is_spread(learner.model)
+        with nullcontext() if at_once else processes.no_sync(learner.model):
             loss = _summed_loss(learner, task, names)
             # Gradients are averaged over processes, and a sum is meant.
             processes.backward(loss * (world / units))
@@ -99,7 +110,7 @@ def apply_gradients(learner: Learner, *, lr: float, max_grad_norm: float) -> flo
 
     A norm that is not finite takes no step: it would be the end of the weights.
     """
-    norm = learner.processes.clip_grad_norm_(learner.model.parameters(), max_grad_norm)
+    norm = whole(learner.processes.clip_grad_norm_(learner.model.parameters(), max_grad_norm))
     if torch.isfinite(norm):
         for group in learner.optimizer.param_groups:
             group["lr"] = lr
@@ -129,9 +140,11 @@ def _summed_loss(learner: Learner, task: Task, names: Names) -> Tensor:
     """
     processes = learner.processes
     mine = names[processes.process_index :: processes.num_processes]
-    if mine:
-        return task.loss(learner.model, mine)
-    return 0.0 * (task.stand_in or task.loss)(learner.model, names[:1])
+    # What is spread is not accelerate's, which would have seen to the precision.
+    with processes.autocast() if is_spread(learner.model) else nullcontext():
+        if mine:
+            return task.loss(learner.model, mine)
+        return 0.0 * (task.stand_in or task.loss)(learner.model, names[:1])
 
 
 def _over_processes(learner: Learner, value: Tensor) -> float:
@@ -139,35 +152,84 @@ def _over_processes(learner: Learner, value: Tensor) -> float:
 
 
 def weights(learner: Learner) -> dict[str, Tensor]:
-    """The parameters that change, by name, tied ones once: the model's own, not copies."""
-    bare = learner.processes.unwrap_model(learner.model, keep_fp32_wrapper=True)
-    return {name: value.data for name, value in bare.named_parameters() if value.requires_grad}
+    """The parameters that change, by name, tied ones once.
+
+    They are the model's own, not copies. Of a model that is spread they are gathered for the main
+    process, on the CPU; every process must ask, and the others get nothing.
+    """
+    return _for_main(learner, _changing(learner))
 
 
-def set_weights(learner: Learner, saved: dict[str, Tensor]) -> None:
+def set_weights(learner: Learner, saved: Mapping[str, Tensor]) -> None:
     """Puts saved values in place of the parameters that change."""
-    for name, value in weights(learner).items():
-        value.copy_(saved[name])
+    for name, value in _changing(learner).items():
+        value.copy_(as_spread(saved[name], like=value))
+
+
+def _changing(learner: Learner) -> dict[str, Tensor]:
+    if is_spread(learner.model):
+        return _learnt(shares(learner.model))
+    bare = learner.processes.unwrap_model(learner.model, keep_fp32_wrapper=True)
+    return _learnt(dict(bare.named_parameters()))
+
+
+def _learnt(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: value.data for name, value in parameters.items() if value.requires_grad}
+
+
+def _for_main(learner: Learner, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values; gathered one by one where they are spread, so that room for one is enough."""
+    if not is_spread(learner.model):
+        return dict(values)
+    kept: dict[str, Tensor] = {}
+    for name, value in values.items():
+        gathered = whole(value)
+        if learner.processes.is_main_process:
+            kept[name] = gathered.cpu()
+    return kept
+
+
+def finish(learner: Learner, model: PreTrainedModel, *, kept: Mapping[str, Tensor] | None) -> None:
+    """Leaves the model ready to answer: whole, and without what wrapped it for training.
+
+    Args:
+        learner: What has learnt.
+        model: What it was prepared from.
+        kept: The weights that the model is to have; None: those that it has come to. Every process
+            must have the same.
+    """
+    if is_spread(learner.model):
+        changed = _changing(learner)
+        for name, value in _learnt(dict(model.named_parameters())).items():
+            value.copy_(whole(changed[name]) if kept is None else kept[name])
+    elif kept is not None:
+        set_weights(learner, kept)
+    learner.processes.unwrap_model(learner.model, keep_fp32_wrapper=False)
+    model.eval()
 
 
 def moments(learner: Learner) -> dict[str, Tensor]:
-    """What the optimizer remembers, as flat names of tensors."""
-    return {
+    """What the optimizer remembers, as flat names of tensors; gathered as `weights` are."""
+    flat = {
         f"{number}.{key}": value
         for number, entry in _memory(learner).items()
         for key, value in entry.items()
     }
+    return _for_main(learner, flat)
 
 
 def _memory(learner: Learner) -> dict[int, dict[str, Tensor]]:
     return learner.optimizer.state_dict()["state"]
 
 
-def set_moments(learner: Learner, saved: dict[str, Tensor]) -> None:
+def set_moments(learner: Learner, saved: Mapping[str, Tensor]) -> None:
     """Makes the optimizer remember what `moments` gave."""
+    places = [value for group in learner.optimizer.param_groups for value in group["params"]]
     remembered: dict[int, dict[str, Tensor]] = {}
     for name, value in saved.items():
         number, _, key = name.partition(".")
-        remembered.setdefault(int(number), {})[key] = value
+        # How many steps were taken is a number, the same everywhere.
+        kept = value if key == "step" else as_spread(value, like=places[int(number)])
+        remembered.setdefault(int(number), {})[key] = kept
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": remembered, "param_groups": groups})

@@ -10,10 +10,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from charter.config import TrainingConfig
@@ -179,6 +180,8 @@ def teach(
         RunError: The checkpoints belong to another training, or memory ran out.
     """
     section, dtype = lesson.section, pupil.model.dtype
+    if section.shard:  # in float32 it need not fit beside anything, or at all
+        cast("nn.Module", pupil.model).to("cpu")
     recipe = recipe_of(section, parameters=pupil.model.num_parameters())
     with memory_for("the start of training", stage=lesson.stage):
         model = made_trainable(
@@ -199,6 +202,7 @@ def teach(
         identity=pupil.identity(section.lora),
         keeping=Keeping(places.checkpoints, places.metrics, section.checkpoint_every_s),
         progress=progress,
+        shard=section.shard,
     )
     picture = loss_curve(outcome.rows, best=outcome.best, title=lesson.title, unit=training.unit)
     from_main(lambda: write_atomically(places.metrics.with_suffix(".svg"), picture))

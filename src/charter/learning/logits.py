@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from charter.learning.batches import Batch
+from charter.learning.batches import Batch, bare
 
 Logits = Callable[[nn.Module, Batch], Tensor]
 """Gives `logits_SV` of a batch under a causal language model."""
@@ -29,40 +29,38 @@ def all_positions(model: nn.Module, batch: Batch) -> Tensor:
     return model(input_ids=batch.ids_BT, use_cache=False).logits[batch.supervised_BT]
 
 
-def supervised_positions(head: nn.Module) -> Logits:
-    """A way to logits that runs `head`, the model's output head, at supervised positions only.
+def supervised_positions(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits of a model that names its output head, which runs at supervised positions only.
 
     The head is reached by a hook rather than called by hand: a wrapper around the model (data
     parallel, autocast, LoRA) acts in *its* forward, which has to be the one that is called.
     """
+    head = _head(model)
+    assert head is not None
 
-    def logits(model: nn.Module, batch: Batch) -> Tensor:
-        def keep_supervised(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (inputs[0][batch.supervised_BT], *inputs[1:])
+    def keep_supervised(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0][batch.supervised_BT], *inputs[1:])
 
-        handle = head.register_forward_pre_hook(keep_supervised)
-        try:
-            return model(input_ids=batch.ids_BT, use_cache=False).logits
-        finally:
-            handle.remove()
-
-    return logits
+    handle = head.register_forward_pre_hook(keep_supervised)
+    try:
+        return model(input_ids=batch.ids_BT, use_cache=False).logits
+    finally:
+        handle.remove()
 
 
-def fastest_logits(model: nn.Module, *, head: nn.Module | None, probe: Batch) -> Logits:
+def fastest_logits(model: nn.Module, *, probe: Batch) -> Logits:
     """The cheaper way, if on `probe` it gives what the plain one gives; else the plain one."""
-    if head is None:
+    if _head(model) is None:
         _log.warning("the model names no output head: logits are computed at every position")
         return all_positions
-    fast = supervised_positions(head)
     was_training = model.training
     model.eval()
     with torch.no_grad():
         plain_SV = all_positions(model, probe)
-        agree = _agree(fast, model, probe, plain_SV)
+        agree = _agree(model, probe, plain_SV)
     model.train(was_training)
     if agree:
-        return fast
+        return supervised_positions
     _log.warning(
         "logits at supervised positions differ from the model's own: "
         "they are computed at every position, which takes more time and memory"
@@ -70,9 +68,14 @@ def fastest_logits(model: nn.Module, *, head: nn.Module | None, probe: Batch) ->
     return all_positions
 
 
-def _agree(fast: Logits, model: nn.Module, probe: Batch, plain_SV: Tensor) -> bool:
+def _head(model: nn.Module) -> nn.Module | None:
+    """What turns hidden states into logits."""
+    return cast("Any", bare(model)).get_output_embeddings()
+
+
+def _agree(model: nn.Module, probe: Batch, plain_SV: Tensor) -> bool:
     try:
-        fast_SV = fast(model, probe)
+        fast_SV = supervised_positions(model, probe)
     except (RuntimeError, IndexError):  # the model's forward counts on all positions' shape
         return False
     if fast_SV.shape != plain_SV.shape:

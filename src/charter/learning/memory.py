@@ -44,8 +44,8 @@ def _remedy(stage: str) -> str:
         )
     return (
         f"Lower `{stage}.tokens_per_batch` and raise `{stage}.accumulate` as much, which learns "
-        f"the same; a lower `{stage}.max_length`, `{stage}.gradient_checkpointing` and "
-        f"`{stage}.lora` help too"
+        f"the same; a lower `{stage}.max_length`, `{stage}.gradient_checkpointing`, "
+        f"`{stage}.lora` and, with several processes, `{stage}.shard` help too"
     )
 
 

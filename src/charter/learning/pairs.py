@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from charter.config import TrainingConfig
 from charter.errors import GuardError
 from charter.launch import from_main
 from charter.learning.measured import Values
@@ -46,8 +47,16 @@ class Pair:
         return len(self.group.prompt) + max(map(len, self.group.completions))
 
 
-def pair_layout(model: PreTrainedModel, pairs: Mapping[str, Pair], *, stage: str) -> Layout:
+def pair_layout(
+    model: PreTrainedModel, pairs: Mapping[str, Pair], *, section: TrainingConfig, stage: str
+) -> Layout:
     """The cheapest layout for comparisons like these.
+
+    Args:
+        model: As it will be trained.
+        pairs: What it is to learn from.
+        section: How it is trained.
+        stage: The name of that section, for messages.
 
     Raises:
         GuardError: There is no comparison, or none that says which response is better.
@@ -58,8 +67,10 @@ def pair_layout(model: PreTrainedModel, pairs: Mapping[str, Pair], *, stage: str
             f"response is better. Look at metrics/compare.json, and at `{stage}.max_length`, for "
             "where they went"
         )
-    # One for all processes: batches are planned by it.
-    return from_main(lambda: fitting_layout(model, probe=[pair.group for pair in pairs.values()]))
+    probe = [pair.group for pair in pairs.values()]
+    # One for all processes: batches are planned by it. Those that share the weights of a model must
+    # call it as often as each other, whatever each reads.
+    return from_main(lambda: fitting_layout(model, probe=probe, in_one_pass=section.shard))
 
 
 def reward_task(

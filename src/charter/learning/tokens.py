@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -33,11 +32,7 @@ def token_task(model: PreTrainedModel, examples: Mapping[str, Example], *, stage
     """
     require_supervision(examples, stage=stage)
     shortest = sorted(examples.values(), key=lambda example: len(example.ids))[:_PROBED]
-    logits = fastest_logits(
-        model,
-        head=cast("nn.Module | None", model.get_output_embeddings()),
-        probe=collate(shortest).to(device_of(model)),
-    )
+    logits = fastest_logits(model, probe=collate(shortest).to(device_of(model)))
 
     def loss(model: nn.Module, names: Sequence[str]) -> Tensor:
         batch = collate([examples[name] for name in names]).to(device_of(model))

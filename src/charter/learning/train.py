@@ -6,13 +6,16 @@ on bit for bit where its last checkpoint stands, on a CPU, and no random state h
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from charter.console import Progress, Silent, under_way
@@ -32,6 +35,7 @@ from charter.learning.course import Course, plan_course
 from charter.learning.learner import (
     Learner,
     apply_gradients,
+    finish,
     gradients,
     mean_loss,
     moments,
@@ -44,6 +48,7 @@ from charter.learning.memory import memory_for
 from charter.learning.metrics import TrainingRow, TrainRow, ValidationRow, append_row
 from charter.learning.processes import seed_draws
 from charter.learning.recipe import Recipe
+from charter.learning.shards import is_spread
 from charter.learning.task import Task
 from charter.run import write_jsonl
 from charter.seeding import derive
@@ -87,6 +92,7 @@ def train(
     identity: str,
     keeping: Keeping,
     progress: Progress,
+    shard: bool = False,
 ) -> Outcome:
     """Trains the model in place, and leaves it with the weights of its best validation.
 
@@ -100,6 +106,7 @@ def train(
         identity: Names the model; with task, recipe and seed it names the training.
         keeping: Where checkpoints and metrics go.
         progress: Hears each step.
+        shard: Whether the model is spread over the processes while it learns.
 
     Raises:
         GuardError: The loss is no number any more.
@@ -108,15 +115,20 @@ def train(
     _warn_of_little(task, validation)
     with memory_for("the start of training", stage=task.stage):
         longest = max(task.lengths.values(), default=0)
-        learner = prepare(model, weight_decay=recipe.weight_decay, longest=longest)
+        learner = prepare(model, weight_decay=recipe.weight_decay, longest=longest, shard=shard)
         course = plan_course(task, validation=validation, recipe=recipe, seed=seed, model=identity)
         rows = _start(learner, course, keeping)
     # Processes agree on every number here; one of them writes it down.
     told = progress if learner.processes.is_main_process else Silent()
     with under_way(told, "training", total=course.planned_steps):
         _learn(learner, course, rows, keeping, told)
-        outcome = _end(learner, course, rows, keeping)
+        outcome = _end(learner, model, course, rows, keeping)
         told.finish(_summary(outcome))
+    if is_spread(learner.model):
+        device = learner.processes.device
+        del learner
+        gc.collect()  # shares and moments lie in circles: they would stay beside the whole model
+        cast("nn.Module", model).to(device)
     return outcome
 
 
@@ -135,13 +147,8 @@ def _learn(
             new = _take_step(learner, course, step, names, rows)
         rows.extend(new)
         turned = course.has_turned(rows) if len(new) > 1 else False
-        if learner.processes.is_main_process:
-            _keep_rows(learner, course, rows, new, keeping)
-            cadence.save_if_due(
-                lambda step=step: save_step(
-                    keeping.checkpoints, _checkpoint(learner, course, step, rows)
-                )
-            )
+        _keep_rows(learner, course, rows, new, keeping)
+        cadence.save_if_due(lambda step=step: _save(learner, course, step, rows, keeping))
         told.advance(note=", ".join(f"{row.kind} {row.loss:.3f}" for row in new))
 
 
@@ -238,16 +245,21 @@ def _keep_rows(
     new: Sequence[TrainingRow],
     keeping: Keeping,
 ) -> None:
-    for row in new:
-        append_row(keeping.metrics, row)
+    is_main = learner.processes.is_main_process
+    if is_main:
+        for row in new:
+            append_row(keeping.metrics, row)
     last = new[-1]
     if last.kind == "validation" and last == course.best(rows):
-        save_best(keeping.checkpoints, last.step, weights=weights(learner))
+        best = weights(learner)
+        if is_main:
+            save_best(keeping.checkpoints, last.step, weights=best)
 
 
-def _checkpoint(
-    learner: Learner, course: Course, step: int, rows: Sequence[TrainingRow]
-) -> Checkpoint:
+def _save(
+    learner: Learner, course: Course, step: int, rows: Sequence[TrainingRow], keeping: Keeping
+) -> None:
+    """Has the main process save a checkpoint, to which all contribute."""
     best = course.best(rows)
     state = TrainingState(
         identity=course.identity,
@@ -255,20 +267,22 @@ def _checkpoint(
         rows=tuple(rows),
         best_step=best.step if best else None,
     )
-    return Checkpoint(state, weights=weights(learner), moments=moments(learner))
+    checkpoint = Checkpoint(state, weights=weights(learner), moments=moments(learner))
+    if learner.processes.is_main_process:
+        save_step(keeping.checkpoints, checkpoint)
 
 
 def _end(
-    learner: Learner, course: Course, rows: Sequence[TrainingRow], keeping: Keeping
+    learner: Learner,
+    model: PreTrainedModel,
+    course: Course,
+    rows: Sequence[TrainingRow],
+    keeping: Keeping,
 ) -> Outcome:
     """What came of it, with the best weights in the model."""
-    processes = learner.processes
-    processes.wait_for_everyone()
+    learner.processes.wait_for_everyone()
     best = course.best(rows)
-    if best is not None:
-        set_weights(learner, load_best(keeping.checkpoints, best.step))
-    bare = processes.unwrap_model(learner.model, keep_fp32_wrapper=False)
-    bare.eval()
+    finish(learner, model, kept=load_best(keeping.checkpoints, best.step) if best else None)
     before = next((row for row in rows if row.kind == "validation"), None)
     if best is not None and before is not None and best.loss >= before.loss:
         _log.warning(

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from charter.learning.batches import device_of
+from charter.learning.batches import bare, device_of
 from charter.learning.grids import (
     Group,
     Layout,
@@ -69,7 +69,9 @@ model's steps on a CPU, in all layouts, for 2 to 8 completions of 32 to 200 toke
 _log = logging.getLogger(__name__)
 
 
-def fitting_layout(model: PreTrainedModel, *, probe: Sequence[Group]) -> Layout:
+def fitting_layout(
+    model: PreTrainedModel, *, probe: Sequence[Group], in_one_pass: bool = False
+) -> Layout:
     """The cheapest layout for groups like `probe` that gives what `rows` gives.
 
     A layout's cost is its multiplications in a layer: its tokens times the layer's weights, plus
@@ -80,10 +82,11 @@ def fitting_layout(model: PreTrainedModel, *, probe: Sequence[Group]) -> Layout:
         model: A causal language model, or a sequence classification model with one label, which
             is as it will be trained: adapted, its gradient checkpointing on or off.
         probe: Groups as long as those to come; the shortest are tried out.
+        in_one_pass: Whether each batch has to be read by one call of the model.
     """
     tried = _tried(probe)
     layouts: list[Layout] = ["rows", "tree"]
-    if not _checkpoints(model):
+    if not (in_one_pass or _checkpoints(model)):
         layouts.append("shared")
     by_cost = sorted(layouts, key=lambda layout: _cost(model, probe, layout))
     reasons: list[str] = []
@@ -118,7 +121,7 @@ def completion_logprobs(model: nn.Module, groups: Sequence[Group], *, layout: La
     Returns:
         `logprobs_S`, in nats, in float32.
     """
-    head = cast("Any", _bare(model)).get_output_embeddings()
+    head = cast("Any", bare(model)).get_output_embeddings()
     reading = _reading(model, groups, layout=layout, ends_only=False)
     logits_NV = _read(model, head, reading, pooled=False)
     scorer_S, targets_S = reading.scorer_S, targets_of(groups, device=device_of(model))
@@ -139,7 +142,7 @@ def completion_rewards(model: nn.Module, groups: Sequence[Group], *, layout: Lay
     Returns:
         `rewards_C`, in float32.
     """
-    head = cast("nn.Module", getattr(_bare(model), SCALAR_HEAD))
+    head = cast("nn.Module", getattr(bare(model), SCALAR_HEAD))
     reading = _reading(model, groups, layout=layout, ends_only=True)
     return _read(model, head, reading, pooled=True).float()
 
@@ -162,7 +165,7 @@ def _reading(
         raise ValueError(
             "gradient checkpointing keeps no keys and values to share: lay out as `tree` or `rows`"
         )
-    window = _window(cast("Any", _bare(model)).config)
+    window = _window(cast("Any", bare(model)).config)
     if window is not None and _extent(groups, layout) > window:
         layout = "rows"
     device = device_of(model)
@@ -248,13 +251,6 @@ def _window(config: Any) -> int | None:
     return min((width for width in widths if isinstance(width, int)), default=None)
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    """The model without wrappers for processes."""
-    while isinstance(inner := getattr(model, "module", None), nn.Module):
-        model = inner
-    return model
-
-
 def _checkpoints(model: nn.Module) -> bool:
     """Whether activations are computed twice rather than kept."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
@@ -262,7 +258,7 @@ def _checkpoints(model: nn.Module) -> bool:
 
 def _dtype(model: nn.Module) -> torch.dtype:
     """What its hidden states are kept in."""
-    return cast("Any", _bare(model)).dtype
+    return cast("Any", bare(model)).dtype
 
 
 def _tried(probe: Sequence[Group]) -> list[Group]:
@@ -273,7 +269,7 @@ def _tried(probe: Sequence[Group]) -> list[Group]:
 
 def _values(model: nn.Module, groups: Sequence[Group], layout: Layout) -> Tensor:
     """What the model's own head is there for: rewards or log-probabilities."""
-    if hasattr(_bare(model), SCALAR_HEAD):
+    if hasattr(bare(model), SCALAR_HEAD):
         return completion_rewards(model, groups, layout=layout)
     return completion_logprobs(model, groups, layout=layout)
 

@@ -13,6 +13,7 @@ FREE_SETTINGS = (
     "models.*.capacity",
     "*.max_failed",
     "*.checkpoint_every_s",
+    "finetune.shard",
     "compare.max_position_bias",
 )
 """Settings that change no result, and so may change in a run that exists."""

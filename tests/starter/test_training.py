@@ -25,7 +25,7 @@ from tools.starter.skills import repeat
 
 pytestmark = pytest.mark.slow
 
-TOKENS = 8_900_000
+TOKENS = 15_700_000
 PART = 0.75
 """How much of the way from chance to what runs once reached is asked for."""
 WORLD = load_world()

@@ -5,6 +5,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -22,11 +23,11 @@ from charter.learning.tree import Group, completion_logprobs
 from tests.launching import free_port, place
 
 
-def trained(directory, model, recipe, examples, held_out, *, shard=False):
+def trained(directory, model, recipe, examples, held_out, *, shard=False, change=lambda task: task):
     """The weights after a training, and its losses."""
     outcome = train(
         model,
-        task=token_task(model, examples, stage="finetune"),
+        task=change(token_task(model, examples, stage="finetune")),
         validation=token_task(model, held_out, stage="finetune") if held_out else None,
         recipe=recipe,
         seed=0,
@@ -77,9 +78,8 @@ class CutOffError(Exception):
     """Stands for whatever ends all processes at once."""
 
 
-def stopping(task, *, after):
-    """The task, until so many of its losses were computed; and whose they were."""
-    seen = []
+def stopping(task, *, after, seen):
+    """The task, until so many of its losses were computed; it notes whose they were."""
 
     def loss(model, names):
         if len(seen) == after:
@@ -87,7 +87,7 @@ def stopping(task, *, after):
         seen.append(names)
         return task.loss(model, names)
 
-    return replace(task, loss=loss), seen
+    return replace(task, loss=loss)
 
 
 def resume_spread(rank, port, directory, recipe, new_model, rows):
@@ -95,20 +95,10 @@ def resume_spread(rank, port, directory, recipe, new_model, rows):
     examples = {name: Example(*row) for name, row in rows.items()}
     asked = []
     for after in (9, 10**6):
-        model = adapted(new_model)
-        task, seen = stopping(token_task(model, examples, stage="finetune"), after=after)
+        model, seen = adapted(new_model), []
+        stop = partial(stopping, after=after, seen=seen)
         with suppress(CutOffError):
-            train(
-                model,
-                task=task,
-                validation=None,
-                recipe=recipe,
-                seed=0,
-                identity="tiny",
-                keeping=Keeping(directory / "ckpt", directory / "m.jsonl", 0.0),
-                progress=Silent(),
-                shard=True,
-            )
+            trained(directory, model, recipe, examples, {}, shard=True, change=stop)
         asked.append(len(seen))
     weights = [value.detach() for value in model.parameters()]
     torch.save((weights, asked), directory / f"rank-{rank}.pt")

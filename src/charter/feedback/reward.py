@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from pydantic import ValidationError
-from torch import nn
 from transformers import PreTrainedModel
 
 from charter.config import RewardConfig
@@ -87,8 +85,6 @@ def reward(
     examples = encoded_pairs(preferences, section=section, pupil=pupil, stage=STAGE)
     held_out = encoded_pairs(validation, section=section, pupil=pupil, stage=STAGE)
     with memory_for("the start of training", stage=STAGE):
-        if section.shard:  # the model itself has served when its copy learns
-            cast("nn.Module", pupil.model).to("cpu")
         pad_id = padding_id(pupil.tokenizer, pupil.encoder)
         scorer = replace(pupil, model=scalar_model(pupil.model, pad_id=pad_id, seed=seed))
 

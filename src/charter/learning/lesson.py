@@ -10,11 +10,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from charter.config import TrainingConfig
@@ -180,8 +179,6 @@ def teach(
         RunError: The checkpoints belong to another training, or memory ran out.
     """
     section, dtype = lesson.section, pupil.model.dtype
-    if section.shard:  # in float32 it need not fit beside anything, or at all
-        cast("nn.Module", pupil.model).to("cpu")
     recipe = recipe_of(section, parameters=pupil.model.num_parameters())
     with memory_for("the start of training", stage=lesson.stage):
         model = made_trainable(

@@ -51,7 +51,7 @@ def spread(
     )
     for layer in reversed(layers):  # what lies within another comes first
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    ends = (copied.get_input_embeddings(), getattr(copied, "get_output_embeddings", _none)())
+    ends = (copied.get_input_embeddings(), copied.get_output_embeddings())
     if ends[1] is None or ends[0].weight is not ends[1].weight:
         for end in filter(None, ends):
             fully_shard(end, mesh=mesh)
@@ -102,7 +102,3 @@ def _layers(model: nn.Module) -> list[nn.Module]:
             "are, so that each process would gather it whole. Take `shard` out"
         )
     return found
-
-
-def _none() -> None:
-    return None

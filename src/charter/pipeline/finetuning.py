@@ -31,7 +31,7 @@ def finetune_stage(workspace: Workspace) -> Tally:
         parts.train,
         validation=parts.validation,
         section=config.finetune,
-        pupil=pupil_of(load(trained_source(config.models))),
+        pupil=pupil_of(load(trained_source(config.models)), shard=config.finetune.shard),
         constitution=workspace.constitution,
         seed=config.seed,
         places=places_in(directory, model="sft", stage="finetune"),

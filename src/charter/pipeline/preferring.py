@@ -32,7 +32,7 @@ def dpo_stage(workspace: Workspace) -> Tally:
         parts.train,
         validation=parts.validation,
         section=config.dpo,
-        pupil=pupil_of(load(sft_source(workspace))),
+        pupil=pupil_of(load(sft_source(workspace)), shard=config.dpo.shard),
         constitution=workspace.constitution,
         seed=config.seed,
         places=places_in(directory, model="dpo", stage=STAGE),

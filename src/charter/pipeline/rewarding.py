@@ -32,7 +32,9 @@ def reward_stage(workspace: Workspace) -> Tally:
         parts.train,
         validation=parts.validation,
         section=config.reward,
-        pupil=pupil_of(load(config.reward.base or sft_source(workspace))),
+        pupil=pupil_of(
+            load(config.reward.base or sft_source(workspace)), shard=config.reward.shard
+        ),
         constitution=workspace.constitution,
         seed=config.seed,
         places=places_in(directory, model="reward", stage=STAGE),

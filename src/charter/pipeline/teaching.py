@@ -6,12 +6,15 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
+
+from torch import nn
 
 from charter.config import DpoConfig, ModelSource, RewardConfig
 from charter.errors import RunError
 from charter.feedback.pairs import PairSplit, split_pairs
 from charter.feedback.preferences import read_preferences
-from charter.launch import from_main
+from charter.launch import from_main, is_launched
 from charter.learning.lesson import RESULT, Places, TrainingResult
 from charter.learning.pupil import Pupil
 from charter.models.loading import Loaded
@@ -37,8 +40,18 @@ def sft_source(workspace: Workspace) -> ModelSource:
     return trained_source(workspace.config.models, at=at)
 
 
-def pupil_of(loaded: Loaded) -> Pupil:
-    """A loaded model as one that is to be trained."""
+def pupil_of(loaded: Loaded, *, shard: bool = False) -> Pupil:
+    """A loaded model as one that is to be trained.
+
+    Args:
+        loaded: The model; its own, since it is changed in place.
+        shard: Whether a copy is trained that is spread over the processes. The model then waits on
+            the CPU, where in float32 it need not fit beside anything on a GPU, or at all.
+    """
+    if shard and is_launched():
+        cast("nn.Module", loaded.model).to("cpu")
+    elif shard:
+        _log.warning("`shard` changes nothing in a process alone: launch several, by torchrun")
     return Pupil(
         source=loaded.name,
         model=loaded.model,

@@ -12,11 +12,13 @@ from charter.config import ModelSource, ReinforceConfig, load_config
 from charter.console import Silent
 from charter.errors import ConfigError, GuardError, RunError
 from charter.feedback.ordering import ordering
+from charter.feedback.scoring import load_scorer
 from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
 from charter.models.loading import load
 from charter.pipeline import Request, run_pipeline, stages_of
 from charter.pipeline.reinforcing import divided_prompts
 from charter.pipeline.reporting import write_report
+from charter.pipeline.rewarding import reward_scorer
 from charter.pipeline.workspace import open_workspace
 from charter.records import Prompt, user
 
@@ -191,6 +193,22 @@ def test_a_reward_model_that_is_not_there_is_a_mistake_in_the_configuration(judg
     folder = taught("reinforce.reward=nowhere")
     with pytest.raises(ConfigError, match=r"nowhere is no directory.*Name `model`"):
         run(judged, folder, "reinforce.reward=nowhere", only="reinforce")
+
+
+@pytest.mark.parametrize(("dtype", "other"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_reward_model_is_read_in_the_dtype_of_its_base(
+    judged, tmp_path, tiny_model, reward_model, dtype, other
+):
+    base = f"reward.base={{source: {tiny_model}, dtype: {dtype}}}"
+    request = Request(config=judged, run=tmp_path / "run", overrides=(*SETTINGS, base))
+    with open_workspace(request, progress=Silent()) as workspace:
+        read = reward_scorer(workspace, reward_model)
+    asked = ((user("may i have my order"),), ["no"])
+    as_told, otherwise = (
+        load_scorer(reward_model, dtype=getattr(torch, each)).rewards(*asked)
+        for each in (dtype, other)
+    )
+    assert read.rewards(*asked) == as_told != otherwise
 
 
 def test_without_a_reward_model_the_stage_says_which_command_makes_one(judged, taught):

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from charter.encoding import Encoder
 from charter.errors import BackendError, OverlongError
-from charter.launch import own_device, usual_dtype
+from charter.launch import own_device
 from charter.learning.grids import Group
 from charter.learning.measured import rewards_of
 from charter.learning.scalar import load_scalar_model
@@ -108,19 +108,19 @@ class RewardScorer:
         return group
 
 
-def load_scorer(directory: Path, *, dtype: torch.dtype | None = None) -> RewardScorer:
+def load_scorer(directory: Path, *, dtype: torch.dtype = torch.float32) -> RewardScorer:
     """The reward model in a directory that the stage `reward` wrote, on the GPU if there is one.
 
     Args:
         directory: Where it lies.
-        dtype: Of all but its head; None: float32 on a CPU, bfloat16 on a GPU.
+        dtype: Of all but its head.
 
     Raises:
         BackendError: It is not there, or is no reward model.
         EncodingError: Its tokenizer or chat template cannot be used faithfully.
     """
     device = own_device()
-    model = load_scalar_model(directory, dtype=dtype or usual_dtype(device))
+    model = load_scalar_model(directory, dtype=dtype)
     tokenizers: Any = AutoTokenizer  # transformers types it only in part
     try:
         tokenizer = tokenizers.from_pretrained(

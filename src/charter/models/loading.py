@@ -118,7 +118,7 @@ def _loaded(source: ModelSource) -> Loaded:
     model, report = _fetched(
         AutoModelForCausalLM,
         source,
-        dtype=_dtype(source, device=device),
+        dtype=dtype_of(source, device=device),
         use_safetensors=True,
         output_loading_info=True,
     )
@@ -208,7 +208,8 @@ def _remedy(place: Path | str) -> str:
     )
 
 
-def _dtype(source: ModelSource, *, device: torch.device) -> torch.dtype:
+def dtype_of(source: ModelSource, *, device: torch.device) -> torch.dtype:
+    """What a model's weights are kept in on this device, as its settings say."""
     match source.dtype:
         case "float32":
             return torch.float32

@@ -18,12 +18,12 @@ from charter.evaluation.judging import Judge
 from charter.evaluation.rewarded import reward_figures
 from charter.evaluation.summary import summarise
 from charter.feedback.judge import judge_comparison
-from charter.feedback.scoring import load_scorer
 from charter.journal import Records
 from charter.model import Model
 from charter.pipeline.fitting import settled_reviser
 from charter.pipeline.judging import SHAPES_VERDICTS, open_judge
 from charter.pipeline.outcome import evaluation_path
+from charter.pipeline.rewarding import reward_scorer
 from charter.pipeline.roles import Roles, open_frozen, open_roles, trained_source
 from charter.pipeline.workspace import Workspace
 from charter.prompts import read_prompts
@@ -103,7 +103,7 @@ def _rewarded(
     dialogues = {
         prompt.id: with_system_turn(prompt.messages, config.evaluate.system) for prompt in prompts
     }
-    scorer = load_scorer(at)
+    scorer = reward_scorer(workspace, at)
     return reward_figures(
         answers, dialogues=dialogues, score=scorer.rewards_of_all, fits=scorer.fits
     )

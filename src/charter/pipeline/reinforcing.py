@@ -25,7 +25,6 @@ from charter.feedback.rewards import (
     by_scores,
     with_penalties,
 )
-from charter.feedback.scoring import load_scorer
 from charter.feedback.training import Agent, Aims
 from charter.launch import from_main, is_follower
 from charter.learning.lesson import Places, Trained, finished, keep
@@ -34,7 +33,7 @@ from charter.learning.train import Keeping
 from charter.models.loading import Loaded, load
 from charter.pipeline.gathering import feedback_prompts
 from charter.pipeline.judging import SHAPES_VERDICTS, open_judge
-from charter.pipeline.rewarding import require_accurate_reward
+from charter.pipeline.rewarding import require_accurate_reward, reward_scorer
 from charter.pipeline.roles import open_frozen
 from charter.pipeline.teaching import places_in, pupil_of, sft_source
 from charter.pipeline.workspace import Workspace
@@ -293,7 +292,7 @@ def _reward(source: str, workspace: Workspace, *, versus: Versus) -> Reward:
             f"reward {source}: {directory} is no directory. Name `model` (after `charter reward`), "
             "`judge`, a reward model's directory, or `python:MODULE:FUNCTION`."
         )
-    scorer = load_scorer(directory)
+    scorer = reward_scorer(workspace, directory)
 
     def score(answered: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[float]]:
         return scorer.rewards_of_all([(prompt.messages, texts) for prompt, texts in answered])

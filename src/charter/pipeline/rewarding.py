@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from charter.feedback.reward import STAGE, read_ordering, require_accuracy, reward
-from charter.launch import from_main
-from charter.models.loading import load
+from charter.feedback.scoring import RewardScorer, load_scorer
+from charter.launch import from_main, own_device
+from charter.models.loading import dtype_of, load
+from charter.pipeline.roles import trained_source
 from charter.pipeline.teaching import (
     divided_preferences,
     places_in,
@@ -54,3 +57,14 @@ def require_accurate_reward(workspace: Workspace) -> None:
     """
     ordered = read_ordering(workspace.directory.metrics / "reward.json")
     require_accuracy(ordered, section=workspace.config.reward, run=workspace.directory.path)
+
+
+def reward_scorer(workspace: Workspace, directory: Path) -> RewardScorer:
+    """The reward model in a directory, in the dtype that its base is to be read in.
+
+    Raises:
+        BackendError: It is not there, or is no reward model.
+        EncodingError: Its tokenizer or chat template cannot be used faithfully.
+    """
+    base = workspace.config.reward.base or trained_source(workspace.config.models)
+    return load_scorer(directory, dtype=dtype_of(base, device=own_device()))

@@ -1,11 +1,14 @@
 import json
 import shutil
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from charter.console import Silent
 from charter.journal import Journal
-from charter.pipeline import Request, run_pipeline
+from charter.pipeline import Request, evaluating, run_pipeline
+from charter.pipeline.roles import open_frozen
 from charter.pipeline.workspace import open_workspace
 
 LEARN = "learn=[sft, rl]"
@@ -56,6 +59,28 @@ def test_a_model_that_training_left_as_it_was_ties_and_is_asked_nothing_again(ev
     assert found["rl", "base", "all"].win_rate == found["sft", "base", "all"].win_rate
     with Journal(tmp_path / "run" / "journal.sqlite") as journal:
         assert journal.repeated() == (0, 0)
+
+
+def test_one_trained_model_is_open_at_a_time(evaluated, tmp_path, monkeypatch):
+    open_now, seen = set(), []
+
+    @asynccontextmanager
+    async def watched(source, **named):
+        async with open_frozen(source, **named) as model:
+            open_now.add(source.source)
+            seen.append({Path(each).name for each in open_now})
+            yield model
+            open_now.remove(source.source)
+
+    monkeypatch.setattr(evaluating, "open_frozen", watched)
+    evaluated(tmp_path / "run", "evaluate.columns=[rl, base, sft]")
+    assert seen == [{"sft"}, {"rl"}]
+
+
+def test_answers_lie_in_the_order_of_the_columns(evaluated, tmp_path):
+    evaluated(tmp_path / "run", "evaluate.columns=[rl, base, sft]")
+    columns = [row["column"] for row in rows(tmp_path / "run" / "data" / "answers.jsonl")]
+    assert columns == ["rl"] * 6 + ["base"] * 6 + ["sft"] * 6
 
 
 def test_every_verdict_is_written_down_and_accounted_for(evaluated, tmp_path):

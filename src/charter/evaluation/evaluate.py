@@ -6,7 +6,8 @@ neither asked nor graded again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 from charter.config import EvaluateConfig
@@ -29,6 +30,13 @@ class Evaluated(NamedTuple):
     answers: tuple[GradedAnswer, ...]
     """By column, prompt and sample: the rows of `data/answers.jsonl`."""
     tally: Tally
+
+
+def in_order(parts: Sequence[Evaluated], *, columns: Sequence[str]) -> Evaluated:
+    """The questions to some columns and then those to others as one, by the columns' order."""
+    answers = [answer for part in parts for answer in part.answers]
+    answers.sort(key=lambda answer: columns.index(answer.column))
+    return Evaluated(tuple(answers), reduce(Tally.followed_by, (part.tally for part in parts)))
 
 
 class _Question(NamedTuple):
@@ -94,10 +102,17 @@ async def evaluate(
         max_failed=section.max_failed,
         progress=progress,
         total=len(questions),
+        task=_task([*columns]),
     )
     _require_answers(tally)
     found = stored(questions, key=_key, store=store, load=GradedAnswer.model_validate_json)
     return Evaluated(tuple(answer for _, answer in found), tally)
+
+
+def _task(columns: Sequence[str]) -> str:
+    """What is done, by the names of who answers."""
+    others = f" and {len(columns) - 1} more" if len(columns) > 1 else ""
+    return f"evaluate {columns[0]}{others}"
 
 
 def _require_prompts(prompts: Collection[Prompt]) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from charter.config import Column
 from charter.errors import PromptError, RunError
 from charter.evaluation.answers import Respondent, answering, revising
-from charter.evaluation.evaluate import evaluate
+from charter.evaluation.evaluate import Evaluated, evaluate, in_order
 from charter.evaluation.figures import GradedAnswer, HeadToHead, RewardFigures
 from charter.evaluation.head_to_head import Referee, head_to_head
 from charter.evaluation.judging import Judge
@@ -30,7 +28,6 @@ from charter.prompts import read_prompts
 from charter.records import Comparison, Preference, Prompt, content_hash, with_system_turn
 from charter.run import Tally, write_atomically, write_jsonl
 from charter.screening import fit_threshold
-from charter.supervised.revise import Reviser
 
 log = logging.getLogger(__name__)
 
@@ -50,21 +47,15 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
     if not prompts:
         raise PromptError("no usable held-out prompt; `charter check` says why")
     _warn_of_empty_groups(prompts, tags=config.evaluate.groups)
-    async with _cast(workspace) as cast:
-        judge = await _judge(workspace, cast.roles)
-        answers, tally = await evaluate(
-            prompts,
-            columns={name: _column(name, workspace, cast=cast) for name in config.columns},
-            constitution=workspace.graded,
-            judge=judge,
-            section=config.evaluate,
-            seed=config.seed,
-            store=_store(workspace),
-            width=cast.roles.width,
-            progress=workspace.progress,
+    trained_at = _trained_models(workspace)
+    roles_of_stage = open_roles(config.models, journal=workspace.journal, stage="evaluate")
+    async with roles_of_stage as roles:
+        judge = await _judge(workspace, roles)
+        answers, tally = await _answers(
+            workspace, prompts, trained_at=trained_at, roles=roles, judge=judge
         )
         comparisons: tuple[HeadToHead, ...] = ()
-        if (referee := await _referee(workspace, cast)) is not None:
+        if trained_at and (referee := await _referee(workspace, roles.judge)) is not None:
             comparisons, compared = await head_to_head(
                 prompts,
                 answers=answers,
@@ -73,7 +64,7 @@ async def evaluate_stage(workspace: Workspace) -> Tally:
                 section=config.evaluate,
                 seed=config.seed,
                 store=_store(workspace),
-                width=cast.roles.width,
+                width=roles.width,
                 progress=workspace.progress,
             )
             tally = tally.followed_by(compared)
@@ -141,60 +132,59 @@ def _trained_models(workspace: Workspace) -> dict[Column, Path]:
     return found
 
 
-@dataclass(frozen=True)
-class Cast:
-    """Everyone who answers or grades in an evaluation."""
+async def _answers(
+    workspace: Workspace,
+    prompts: Collection[Prompt],
+    *,
+    trained_at: Mapping[Column, Path],
+    roles: Roles,
+    judge: Judge | None,
+) -> Evaluated:
+    """All columns' answers, in the columns' order.
 
-    roles: Roles
-    reviser: Reviser | None
-    """Only where the column `base+revise` is asked for."""
-    trained: Mapping[Column, Model]
-    """By column: those of the trained models that are asked for."""
-
-
-@asynccontextmanager
-async def _cast(workspace: Workspace) -> AsyncGenerator[Cast]:
-    """The models, opened for this stage.
-
-    Raises:
-        RunError: A column's model is not trained yet.
+    The trained models answer one after another: memory must hold one of them beside the frozen
+    ones, and not all.
     """
     config = workspace.config
-    trained_at = _trained_models(workspace)
-    async with AsyncExitStack() as stack:
-        roles = await stack.enter_async_context(
-            open_roles(config.models, journal=workspace.journal, stage="evaluate")
+
+    async def asked(columns: Mapping[str, Respondent]) -> Evaluated:
+        return await evaluate(
+            prompts,
+            columns=columns,
+            constitution=workspace.graded,
+            judge=judge,
+            section=config.evaluate,
+            seed=config.seed,
+            store=_store(workspace),
+            width=roles.width,
+            progress=workspace.progress,
         )
-        reviser = None
-        if "base+revise" in config.columns:
-            reviser, _ = await settled_reviser(workspace, roles=roles)
-        trained: dict[Column, Model] = {}
-        for name, path in trained_at.items():
-            model = await stack.enter_async_context(
-                open_frozen(
-                    trained_source(config.models, at=path),
-                    journal=workspace.journal,
-                    stage="evaluate",
-                )
-            )
-            # Training may leave a model as it was: two of one must not both be asked the same.
-            same = (other for other in trained.values() if other.fingerprint == model.fingerprint)
-            trained[name] = next(same, model)
-        yield Cast(roles, reviser, trained)
+
+    parts: list[Evaluated] = []
+    if frozen := await _frozen_columns(workspace, roles):
+        parts.append(await asked(frozen))
+    for name, path in trained_at.items():
+        source = trained_source(config.models, at=path)
+        opened = open_frozen(source, journal=workspace.journal, stage="evaluate")
+        async with opened as model:
+            answerer = answering(model, section=config.evaluate, rules=None)
+            parts.append(await asked({name: answerer}))
+    return in_order(parts, columns=config.columns)
 
 
-def _column(name: Column, workspace: Workspace, *, cast: Cast) -> Respondent:
-    section, policy = workspace.config.evaluate, cast.roles.policy
-    match name:
-        case "base":
-            return answering(policy, section=section, rules=None)
-        case "base+rules":
-            return answering(policy, section=section, rules=workspace.constitution)
-        case "base+revise":
-            assert cast.reviser is not None
-            return revising(policy, section=section, reviser=cast.reviser)
-        case "sft" | "rl" | "dpo":
-            return answering(cast.trained[name], section=section, rules=None)
+async def _frozen_columns(workspace: Workspace, roles: Roles) -> dict[str, Respondent]:
+    """The columns that need no training, of those asked for."""
+    config, policy = workspace.config, roles.policy
+    found: dict[str, Respondent] = {}
+    if "base" in config.columns:
+        found["base"] = answering(policy, section=config.evaluate, rules=None)
+    if "base+rules" in config.columns:
+        rules = workspace.constitution
+        found["base+rules"] = answering(policy, section=config.evaluate, rules=rules)
+    if "base+revise" in config.columns:
+        reviser, _ = await settled_reviser(workspace, roles=roles)
+        found["base+revise"] = revising(policy, section=config.evaluate, reviser=reviser)
+    return found
 
 
 async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:
@@ -211,11 +201,10 @@ async def _judge(workspace: Workspace, roles: Roles) -> Judge | None:
     )
 
 
-async def _referee(workspace: Workspace, cast: Cast) -> Referee | None:
+async def _referee(workspace: Workspace, model: Model) -> Referee | None:
     """Compares answers as `compare` does, by the rules that grade."""
-    config, model = workspace.config, cast.roles.judge
-    is_wanted = config.evaluate.head_to_head > 0.0 and config.evaluate.judged_samples > 0
-    if not (is_wanted and cast.trained):
+    config = workspace.config
+    if config.evaluate.head_to_head == 0.0 or config.evaluate.judged_samples == 0:
         return None
     judge, _ = await open_judge(workspace, model, constitution=workspace.graded)
 

@@ -71,9 +71,10 @@ def of_model(
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     for slots in work.slots:
         for measure in (_bandwidth, _against_generate, _against_continuous_batching):
+            torch.cuda.empty_cache()
             try:
                 yield from measure(f"gpu.{name}.{slots}", model, work, slots)
-            except RuntimeError as error:  # torch's out of memory is one
+            except (RuntimeError, MemoryError, ValueError) as error:  # each says: no room
                 print(f"gpu.{name}.{slots}: {measure.__name__} failed, {error}", file=sys.stderr)
 
 

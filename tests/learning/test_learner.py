@@ -1,11 +1,18 @@
+import gc
+import weakref
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
+import charter.learning.learner
 from charter.learning.learner import (
     apply_gradients,
+    finish,
     gradients,
     mean_loss,
     moments,
@@ -142,3 +149,28 @@ def test_decay_spares_norms(new_model):
     assert {value.ndim for value in decayed["params"]} == {2}
     assert {value.ndim for value in spared["params"]} == {1}
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+
+
+@pytest.fixture
+def mixed(monkeypatch):
+    """Trains as on a GPU: in bfloat16 over float32 weights."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    join = partial(Accelerator, mixed_precision="bf16", cpu=True)
+    monkeypatch.setattr(charter.learning.learner, "join_processes", join)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("mixed")
+def test_a_model_that_was_trained_in_mixed_precision_leaves_memory_at_once(new_model, task, names):
+    model = new_model()
+    learner = prepare(model, weight_decay=0.0, longest=24)
+    gradients(learner, task, [names])
+    finish(learner, model, kept=None)
+    watched = weakref.ref(model)
+    gc.disable()
+    try:
+        del learner, model
+        assert watched() is None
+    finally:
+        gc.enable()

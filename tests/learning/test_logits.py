@@ -7,7 +7,12 @@ from torch.overrides import TorchFunctionMode
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from charter.learning.batches import collate
-from charter.learning.logits import all_positions, fastest_logits, supervised_positions
+from charter.learning.logits import (
+    all_positions,
+    fastest_logits,
+    precision_of,
+    supervised_positions,
+)
 from charter.learning.objectives import token_loss
 
 SIZES = {
@@ -129,3 +134,10 @@ def test_the_probe_leaves_the_model_as_it_was(new_model, batch):
     fastest_logits(model, probe=batch)
     assert model.training
     assert model(input_ids=batch.ids_BT).logits.shape == (*batch.ids_BT.shape, 64)
+
+
+def test_a_model_on_a_gpu_is_taken_to_compute_in_half_precision(new_model):
+    model = new_model()
+    assert precision_of(model) == torch.float32
+    assert precision_of(model.to(torch.bfloat16)) == torch.bfloat16
+    assert precision_of(new_model().to("meta")) == torch.bfloat16  # as on any other device

@@ -8,6 +8,8 @@ from charter.errors import BackendError
 from charter.models import engine
 from charter.models.calls import Weighing, settle
 from charter.models.local import LocalModel
+from charter.models.network import Network
+from charter.models.scheduler import Scheduler
 from charter.records import Sampling, user
 from tests.models.conftest import as_loaded, make_llama
 
@@ -198,6 +200,7 @@ class OneAStep:
     def __init__(self):
         self.calls = []
         self.at_hand = []
+        self.restarted = threading.Event()
 
     @property
     def busy(self):
@@ -205,6 +208,13 @@ class OneAStep:
 
     def add(self, call):
         self.calls.append(call)
+
+    def restart(self, *, capacity):
+        assert capacity == self.capacity
+        self.restarted.set()
+
+    def drop_all(self):
+        self.calls.clear()
 
     def step(self):
         self.at_hand.append(len(self.calls))
@@ -224,3 +234,22 @@ def test_whoever_was_just_answered_can_ask_again_before_the_next_step(monkeypatc
     second.result.result(timeout=10)
     running.close()
     assert worker.at_hand[:2] == [2, 2]
+
+
+def test_keys_of_old_weights_take_no_room_while_nobody_asks():
+    worker = OneAStep()
+    running = engine.Engine(worker, name="tiny")
+    running.forget()
+    assert worker.restarted.wait(timeout=10)
+    running.close()
+
+
+def test_what_is_closed_holds_no_keys(loaded):
+    scheduler = Scheduler(Network(loaded.model), capacity=2)
+    running = engine.Engine(scheduler, name="tiny")
+    weighing = Weighing(ids=[1, 2, 3], endings=[[2]])
+    running.submit(weighing)
+    weighing.result.result(timeout=10)
+    assert scheduler._slots.layers
+    running.close()
+    assert not scheduler._slots.layers

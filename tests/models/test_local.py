@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import charter
 from charter.config import ModelSource
@@ -126,6 +127,20 @@ def test_an_answer_has_the_same_bits_as_others_leave(loaded):
 @pytest.mark.parametrize("name", PACKED)
 def test_models_that_attend_run_in_slots(name, tokenizer):
     assert Network(make_family(name, tokenizer).model).packs_exactly()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_half_precision_models_with_large_keys_run_in_slots(tokenizer, seed):
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **shape)
+    model = Qwen2ForCausalLM(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.normal_(0.0, 0.1)
+        for layer in model.model.layers:  # like those of the models that were trained so
+            layer.self_attn.k_proj.bias.normal_(0.0, 27.0)
+            layer.self_attn.q_proj.bias.normal_(0.0, 3.5)
+    assert Network(model.to(torch.bfloat16)).packs_exactly()
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -35,7 +35,7 @@ from charter.learning.checkpoints import (
     save_best,
     save_step,
 )
-from charter.learning.learner import moments, prepare, set_moments, set_weights, weights
+from charter.learning.learner import finish, moments, prepare, set_moments, set_weights, weights
 from charter.learning.memory import memory_for
 from charter.learning.metrics import LookRow, Row, append_row
 from charter.learning.train import Keeping
@@ -296,11 +296,12 @@ def _end(training: Training, keeping: Keeping, *, stopped: Stop | None) -> Trail
     went_too_far = stopped is not None and stopped.too_far
     if went_too_far or has_fallen(training.looks[-1], best=best):
         kept = best.step
-        set_weights(training.learner, load_best(keeping.checkpoints, kept))
+        finish(training.learner, training.agent.model, kept=load_best(keeping.checkpoints, kept))
         training.agent.sampler.weights_changed()
+    else:
+        finish(training.learner, training.agent.model, kept=None)
     if stopped is not None:
         _log.warning("RL stopped after step %d: %s", len(training.steps), stopped.reason)
-    training.agent.model.eval()
     return Trail(
         rows=tuple(training.rows),
         steps=len(training.steps),

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from pydantic import ValidationError
+from torch import nn
 from transformers import PreTrainedModel
 
 from charter.config import RewardConfig
@@ -68,7 +70,8 @@ def reward(
         preferences: What it learns from.
         validation: Preferences on other prompts: for the turning point, and to be ordered.
         section: How it is trained.
-        pupil: The causal language model whose backbone carries the head.
+        pupil: The causal language model whose backbone carries the head; its own weights are
+            given up.
         constitution: What the preferences were made under; for the model card.
         seed: Of the run.
         places: Where model, checkpoints and metrics go.
@@ -87,6 +90,8 @@ def reward(
     with memory_for("the start of training", stage=STAGE):
         pad_id = padding_id(pupil.tokenizer, pupil.encoder)
         scorer = replace(pupil, model=scalar_model(pupil.model, pad_id=pad_id, seed=seed))
+        # Its weights have been copied: beside those that learn they would take as much again.
+        cast("nn.Module", pupil.model).to("meta")
 
     def tasks(model: PreTrainedModel) -> Tasks:
         layout = pair_layout(model, examples.kept, section=section, stage=STAGE)

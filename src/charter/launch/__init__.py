@@ -5,6 +5,7 @@ trainings, and wait while the main one works alone. They write no file and say n
 """
 
 from charter.launch.place import (
+    free_memory,
     is_follower,
     is_launched,
     let_main_speak,
@@ -16,6 +17,7 @@ from charter.launch.talk import PATIENCE, from_main, joined, share
 
 __all__ = [
     "PATIENCE",
+    "free_memory",
     "from_main",
     "is_follower",
     "is_launched",

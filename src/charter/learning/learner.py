@@ -205,6 +205,9 @@ def finish(learner: Learner, model: PreTrainedModel, *, kept: Mapping[str, Tenso
     elif kept is not None:
         set_weights(learner, kept)
     learner.processes.unwrap_model(learner.model, keep_fp32_wrapper=False)
+    # Where precision is mixed, accelerate leaves the class's forward on the model itself: a circle
+    # that would keep the weights in memory long after their last use.
+    vars(model).pop("forward", None)
     model.eval()
 
 

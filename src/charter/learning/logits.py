@@ -81,11 +81,14 @@ def _agree(model: nn.Module, probe: Batch, plain_SV: Tensor) -> bool:
     if fast_SV.shape != plain_SV.shape:
         return False
     # Other shapes take other kernels, so equality is up to rounding in the model's precision.
-    tolerance = torch.finfo(_precision(model)).eps ** 0.5 * plain_SV.abs().max()
+    tolerance = torch.finfo(precision_of(model)).eps ** 0.5 * plain_SV.abs().max()
     return bool(torch.all((fast_SV - plain_SV).abs() <= tolerance))
 
 
-def _precision(model: nn.Module) -> torch.dtype:
-    device = next(model.parameters()).device
-    # On a GPU training runs under bfloat16 autocast, whatever the weights are kept in.
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
+def precision_of(model: nn.Module) -> torch.dtype:
+    """What a model computes in, at the most exact.
+
+    On a GPU training runs under bfloat16 autocast, whatever the weights are kept in.
+    """
+    weights = next(model.parameters())
+    return weights.dtype if weights.device.type == "cpu" else torch.bfloat16

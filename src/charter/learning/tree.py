@@ -42,6 +42,7 @@ from charter.learning.grids import (
     in_turns,
     targets_of,
 )
+from charter.learning.logits import precision_of
 
 __all__ = [
     "Group",
@@ -283,7 +284,7 @@ def _disagreement(
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         # The model's forward knows no such mask, or keeps no keys and values.
         return f"it cannot be read so ({error})"
-    precision = _TOLERANCE.get(_dtype(model), max(_TOLERANCE.values()))
+    precision = _TOLERANCE.get(precision_of(model), max(_TOLERANCE.values()))
     difference, tolerance = float(differences.mean()), precision * float(plain.abs().max())
     if difference <= tolerance:
         return None

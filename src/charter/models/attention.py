@@ -181,8 +181,9 @@ class Step:
         rows, _, heads, size = new.shape
         self._store(layer, new[: len(self._slot)])
         by_head = queries.reshape(rows, heads, -1, size).transpose(0, 1)
-        by_head = torch.mul(by_head, scale, out=queries.new_empty(by_head.shape))
-        output = queries.new_zeros(rows, heads, by_head.shape[2], size)
+        exact = queries.dtype == torch.float32
+        by_head = torch.mul(by_head, scale if exact else 1.0, out=queries.new_empty(by_head.shape))
+        output = queries.new_zeros(rows, heads, by_head.shape[2], size, dtype=torch.float32)
         for number, group in enumerate(self._groups):
             if (number, window) not in self._unseen:
                 self._unseen[number, window] = group.unseen(self._positions, window=window)
@@ -191,9 +192,10 @@ class Step:
                 by_head[:, group.rows],
                 output[group.rows].transpose(0, 1),
                 unseen=self._unseen[number, window],
+                scale=None if exact else scale,
                 softcap=softcap,
             )
-        return output.view(rows, -1, size)
+        return output.view(rows, -1, size).to(queries.dtype)
 
     def _store(self, layer: int, new: Tensor) -> None:
         """Puts keys and values where they belong: whole lines, which is faster than by index."""
@@ -213,29 +215,43 @@ def _attend(
     output: Tensor,
     *,
     unseen: Tensor,
+    scale: float | None,
     softcap: float | None,
 ) -> None:
     """Writes to `output` what a group's rows read, by each part's keys and values.
 
-    Queries and output are key heads x rows x queries of each x size. Values are added up block by
-    block in order of position, whichever part a block belongs to.
+    Queries and output are key heads x rows x queries of each x size. Scores and sums are kept in
+    float32 whatever the model's precision, and multiplied by `scale` where queries were not: some
+    models have keys so large that scores rounded to bfloat16 are other scores. Values are added up
+    block by block in order of position, whichever part a block belongs to.
     """
     keys_in_all = max(part.keys.stop for part, _, _ in parts)
-    scores = queries.new_empty(*queries.shape[:3], keys_in_all)
+    scores = output.new_empty(*queries.shape[:3], keys_in_all)
     for part, keys, _ in parts:
-        made = torch.bmm(part.gathered(queries), keys.transpose(1, 2))
+        made = _product(part.gathered(queries), keys.transpose(1, 2))
         part.scattered(made, scores[..., part.keys])
+    if scale is not None:
+        scores *= scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores[..., -unseen.shape[-1] :].masked_fill_(unseen, -torch.inf)
-    weights = scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
+    weights = scores.softmax(-1).to(queries.dtype)
     for part, _, values in parts:
         # With one key head `sums` may lie in `output`, so nothing is added in place.
         mine, sums = part.gathered(weights[..., part.keys]), part.gathered(output)
         for start in range(0, values.shape[1], BLOCK):
             block = slice(start, start + BLOCK)
-            sums = sums + torch.bmm(mine[..., block], values[:, block])
+            sums = sums + _product(mine[..., block], values[:, block])
         part.scattered(sums, output)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Products of two batches of matrices, added up and left in float32."""
+    if left.dtype == torch.float32:
+        return torch.bmm(left, right)
+    if left.is_cuda:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())
 
 
 def padded(width: int) -> int:

@@ -90,14 +90,16 @@ class Engine:
             self._fail([call], self._stopped_error())
 
     def forget(self) -> None:
-        """Drop keys and values before the next step: the weights have changed."""
+        """Drop keys and values, now or before the next step: the weights have changed."""
         self._stale.set()
+        self._inbox.put(None)  # or a training would begin beside keys that nobody needs
 
     def close(self) -> None:
         """Stop after the current step and join the thread; calls that are still open fail."""
         self._stopped.set()
         self._inbox.put(None)
         self._thread.join()
+        self._worker.drop_all()
 
     def _run(self) -> None:
         try:

@@ -116,7 +116,10 @@ class Network:
         """Memory that is free where the model runs; unknown counts as unlimited."""
         match self.device.type:
             case "cuda":
-                return torch.cuda.mem_get_info(self.device)[0]
+                # What torch holds and does not use is free too, though not to the driver.
+                held = torch.cuda.memory_reserved(self.device)
+                used = torch.cuda.memory_allocated(self.device)
+                return torch.cuda.mem_get_info(self.device)[0] + held - used
             case "cpu":
                 return psutil.virtual_memory().available
             case _:
@@ -142,7 +145,7 @@ class Network:
     @property
     def multiple(self) -> int:
         """Rows of a pass come in multiples of this; see `whole_vectors`."""
-        return whole_vectors(self._threads)
+        return whole_vectors(self._threads) if self.device.type == "cpu" else 1
 
     def run_all(self, passes: Sequence[Pass]) -> list[Tensor]:
         """Packed passes side by side, on as many threads as they are; see `run`.

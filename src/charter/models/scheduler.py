@@ -88,7 +88,12 @@ class Scheduler:
         self._waiting[call] = np.array(call.ids)
 
     def restart(self, *, capacity: int) -> None:
-        """Forgets all keys and values; calls that were begun wait again, with what they have."""
+        """Forgets all keys and values; calls that were begun wait again, with what they have.
+
+        With fewer slots than before, a step reads half as many tokens too: both take memory.
+        """
+        if capacity < self.capacity:
+            self._rows = max(2 * capacity, self._rows // 2)
         begun = [slot.call for slot in self._slots.slots if slot.call]
         waiting = [*begun, *self._waiting]
         self._network.weights_changed()

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 from charter.config import Config, Learning, load_config
 from charter.console import Progress
 from charter.errors import ConfigError
-from charter.launch import from_main, is_follower, is_launched, refuse_shards
+from charter.launch import free_memory, from_main, is_follower, is_launched, refuse_shards
 from charter.pipeline.outcome import Outcome, outcome
 from charter.pipeline.reporting import write_report
 from charter.pipeline.workspace import Request, Workspace, open_workspace
@@ -110,6 +110,7 @@ def _do(stage: Stage, workspace: Workspace) -> None:
         workspace.directory.record_stage(stage, _run_stage(stage, workspace))
     elif stage in _SHARED:
         _run_stage(stage, workspace)
+    free_memory()
 
 
 def _concluded(workspace: Workspace) -> Outcome:

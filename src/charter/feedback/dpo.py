@@ -31,7 +31,7 @@ from charter.learning.lesson import (
     teach,
     training_facts,
 )
-from charter.learning.measured import Values, kept_logprobs, logprobs_of
+from charter.learning.measured import Values, kept_logprobs, logprobs_of, place
 from charter.learning.pairs import Pair, dpo_task, pair_layout
 from charter.learning.pupil import Pupil
 from charter.learning.tree import fitting_layout
@@ -120,6 +120,7 @@ def _implied_rewards(
     groups = _groups(pairs)
     if not groups:
         return {}
+    place(taught.model)
     policy = logprobs_of(
         taught.model,
         groups,

@@ -35,7 +35,7 @@ from charter.learning.lesson import (
     teach,
     training_facts,
 )
-from charter.learning.measured import rewards_of
+from charter.learning.measured import place, rewards_of
 from charter.learning.memory import memory_for
 from charter.learning.pairs import Pair, pair_layout, reward_task
 from charter.learning.pupil import Encoded, Pupil
@@ -166,6 +166,7 @@ def _ordering(
     groups = {name: pair.group for name, pair in held_out.kept.items()}
     if not groups:
         return ordering(())
+    place(taught.model)
     rewards = rewards_of(
         taught.model,
         groups,

@@ -31,6 +31,11 @@ _Reader = Callable[[Sequence[Group]], Tensor]
 _CONTENT = "values"
 
 
+def place(model: nn.Module) -> None:
+    """Moves a model to this process's device: one that was spread waits on the CPU."""
+    model.to(join_processes().device)
+
+
 def rewards_of(
     model: nn.Module, groups: Mapping[str, Group], *, layout: Layout, tokens_per_batch: int
 ) -> Values:
@@ -67,7 +72,7 @@ def logprobs_of(
         return summed_by_completion(completion_logprobs(model, batch, layout=layout), batch)
 
     processes = join_processes()
-    model.to(processes.device)
+    place(model)
     names = sorted(groups)
     mine = {
         name: groups[name] for name in names[processes.process_index :: processes.num_processes]

@@ -13,9 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from charter.console import Progress, Silent, under_way
@@ -106,7 +104,8 @@ def train(
         identity: Names the model; with task, recipe and seed it names the training.
         keeping: Where checkpoints and metrics go.
         progress: Hears each step.
-        shard: Whether the model is spread over the processes while it learns.
+        shard: Whether the model is spread over the processes while it learns; it is left on the
+            CPU, since not every use of it needs a device.
 
     Raises:
         GuardError: The loss is no number any more.
@@ -125,10 +124,8 @@ def train(
         outcome = _end(learner, model, course, rows, keeping)
         told.finish(_summary(outcome))
     if is_spread(learner.model):
-        device = learner.processes.device
         del learner
-        gc.collect()  # shares and moments lie in circles: they would stay beside the whole model
-        cast("nn.Module", model).to(device)
+        gc.collect()  # shares and moments lie in circles: they would stay where the model goes next
     return outcome
 
 

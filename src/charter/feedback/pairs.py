@@ -12,7 +12,7 @@ from charter.learning.grids import Group
 from charter.learning.measured import Values
 from charter.learning.pairs import Pair
 from charter.learning.pupil import Encoded, Pupil, encoded
-from charter.records import PreferencePair, Prompt, Record
+from charter.records import PreferencePair, Prompt, Record, content_hash
 from charter.splitting import dialogue_text, validation_prompts
 
 
@@ -49,13 +49,13 @@ def split_pairs(
     """
     kept = apart_from(heldout, rows=pairs, near_duplicate=section.near_duplicate)
     chosen = validation_prompts(
-        ((pair.provenance.prompt_id, dialogue_text(pair.prompt)) for pair in kept),
+        ((_asked(pair), dialogue_text(pair.prompt)) for pair in kept),
         share=section.validation_share,
         near_duplicate=section.near_duplicate,
         seed=seed,
     )
     if chosen is None:
-        prompts = {pair.provenance.prompt_id for pair in kept}
+        prompts = {_asked(pair) for pair in kept}
         raise PromptError(
             f"{len(kept)} preferences on {min(1, len(prompts))} different prompts are left; the "
             f"stage {stage} needs two, one of them for validation. Add prompts, or raise "
@@ -63,10 +63,15 @@ def split_pairs(
         )
     dropped = {"heldout": len(pairs) - len(kept)}
     return PairSplit(
-        train=tuple(pair for pair in kept if pair.provenance.prompt_id not in chosen),
-        validation=tuple(pair for pair in kept if pair.provenance.prompt_id in chosen),
+        train=tuple(pair for pair in kept if _asked(pair) not in chosen),
+        validation=tuple(pair for pair in kept if _asked(pair) in chosen),
         dropped={reason: count for reason, count in dropped.items() if count},
     )
+
+
+def _asked(pair: PreferencePair) -> str:
+    """Names a prompt by what was said: ids of files that were mixed may be those of each other."""
+    return content_hash(dialogue_text(pair.prompt))
 
 
 def encoded_pairs(

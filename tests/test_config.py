@@ -39,6 +39,12 @@ def test_a_reward_models_directory_is_a_path_and_other_rewards_are_names(tmp_pat
     assert bounded.reward == str(tmp_path / "safe")
 
 
+def test_the_judge_holds_no_level(tmp_path):
+    bounded = "reinforce.constraint={reward: judge, level: 0.6}"
+    with pytest.raises(ConfigError, match=r"constraint\.reward.*always 0\.5.*Name `model`"):
+        load_config(write(tmp_path), overrides=[bounded])
+
+
 def test_an_override_leaves_the_models_alone_that_it_does_not_name(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     for name in ("org/model", "org/other"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from charter.config import ReinforceConfig
@@ -38,6 +40,23 @@ def test_a_reward_that_falls_with_the_judge_is_no_goodhart():
     assert too_far(looks, section=SECTION) is None
 
 
+def test_where_the_judge_is_the_reward_its_fall_alone_is_goodhart():
+    section = SECTION.model_copy(update={"reward": "judge"})
+    looks = [row(0), row(10, judge=0.7), row(20, judge=0.4)]
+    assert too_far(looks, section=section) is None
+    looks.append(row(30, judge=0.3))
+    assert "fell from 0.70 to 0.30, though its verdicts are the reward" in too_far(
+        looks, section=section
+    )
+
+
+def test_one_answer_is_no_evidence():
+    one = Seen(text="Hi. A.", reference="Hi. B.", tokens=3, reward=0.0, win=0.9)
+    before, after = look(0, [one]), look(5, [replace(one, win=0.1, text="Hi. C.")])
+    assert after.boilerplate_share == 0.0
+    assert not has_fallen(row(5, judge=0.5, judge_error=after.judge_error), best=before)
+
+
 def test_both_rising_goes_on():
     looks = [row(step, reward=step, judge=0.5 + step / 100) for step in range(9)]
     assert too_far(looks, section=SECTION) is None
@@ -65,7 +84,7 @@ def test_replies_that_all_close_alike_stop_training():
         (["It is here. Stay safe!", "Yes. Stay safe!"], ["It is here.", "Yes."], 1.0),
         (["It is here. Stay safe!", "Yes. Stay safe!"], ["So. Stay safe!", "Yes."], 0.5),
         (["Stay safe!", "Stay safe!"], ["No.", "No."], 0.0),
-        (["One. Two.", "Three. Four."], ["Five.", "Six."], 0.5),
+        (["One. Two.", "Three. Four."], ["Five.", "Six."], 0.0),
     ],
 )
 def test_boilerplate_is_a_closing_sentence_that_the_reference_does_not_have(

@@ -46,6 +46,11 @@ def test_a_toss_up_follows_neither_position_nor_response():
     assert (found.position_bias, found.same_verdict) == (0.0, 0.0)
 
 
+def test_the_firmest_labels_after_a_chain_of_thought_are_no_toss_ups():
+    found = consistency([label(0.6, 0.4), label(0.4, 0.4)])
+    assert (found.toss_ups, found.firm_position_bias) == (0.0, 0.5)
+
+
 def test_bias_in_toss_ups_is_told_from_bias_that_decides():
     found = consistency([label(0.52, 0.49)] * 3 + [label(0.9, 0.8), label(0.9, 0.4)])
     assert (found.position_bias, found.toss_ups) == (0.8, pytest.approx(0.6))

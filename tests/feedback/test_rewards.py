@@ -46,6 +46,20 @@ def test_a_function_that_does_not_give_a_number_each_is_stopped(given, numbers):
         asyncio.run(reward([rollouts("a", "b")]))
 
 
+def test_a_function_may_be_async(given):
+    async def ones(_, responses):
+        return [1.0 for _ in responses]
+
+    assert asyncio.run(given(ones)([rollouts("a", "b")])) == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("answer", [lambda: 1 / 0, lambda: [1.0, None], lambda: None])
+def test_a_function_that_fails_is_named_with_what_it_said(given, answer):
+    reward = given(lambda *_: answer())
+    with pytest.raises(GuardError, match=r"python:rewarding:function failed: \w+Error: .* again"):
+        asyncio.run(reward([rollouts("a", "b")]))
+
+
 @pytest.mark.parametrize("source", ["python:nowhere:f", "python:math:nothing", "python:math"])
 def test_a_function_that_is_not_there_says_how_to_name_one(source):
     with pytest.raises(ConfigError, match="python:MODULE:FUNCTION"):

@@ -165,6 +165,16 @@ def test_only_rl_by_a_trained_reward_model_has_a_stage_for_one(judged):
     assert "reward" in stages("reinforce.reward=judge", bounded)
 
 
+def test_preferences_are_made_for_a_reward_model_or_dpo_alone(judged):
+    def stages(*overrides):
+        return stages_of(load_config(judged, overrides=(*SETTINGS, *overrides)))
+
+    assert "compare" in stages()
+    for source in ("judge", "python:math:fsum", "models/reward"):
+        assert "compare" not in stages(f"reinforce.reward={source}")
+    assert "compare" in stages("reinforce.reward=judge", "learn=[sft, rl, dpo]")
+
+
 def test_a_reward_stage_that_nothing_needs_says_why_and_what_would_need_it(judged, taught):
     why = r"`reinforce\.reward` is judge, which needs no stage `reward`\. "
     setting = r"reinforce\.reward=model\."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from charter.config.section import Fraction, Kind, Section
 from charter.config.sources import Source
@@ -93,14 +93,25 @@ class ConstraintConfig(Section):
     """A second reward that must stay above a level, by a Lagrange multiplier."""
 
     reward: str = Field(min_length=1)
-    """`model`, `judge`, a reward model's directory, or `python:MODULE:FUNCTION`, as for the first
-    reward."""
+    """`model`, a reward model's directory, or `python:MODULE:FUNCTION`, as for the first reward;
+    not `judge`, which orders the responses of a group and has no level."""
     level: float
     """The mean that rollouts must reach."""
     lr: float = Field(default=0.05, gt=0.0)
     """How fast the multiplier moves."""
     max_multiplier: float = Field(default=10.0, gt=0.0)
     """The most that the constraint may weigh against the reward."""
+
+    @field_validator("reward")
+    @classmethod
+    def _has_a_level(cls, reward: str) -> str:
+        if reward == "judge":
+            raise ValueError(
+                "the judge compares the responses of a group with each other, so their mean is "
+                "always 0.5 and no level can be held. Name `model`, a reward model's directory, or "
+                "`python:MODULE:FUNCTION`"
+            )
+        return reward
 
 
 class ReinforceConfig(Section):

@@ -20,6 +20,8 @@ from charter.learning.metrics import LookRow
 from charter.refusal import refuses
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_UNKNOWN_ERROR = 0.5
+"""The standard error of one probability: the most that it may be."""
 _ERRORS = 1.0
 """By how many standard errors the judge's score must have fallen to count as fallen."""
 
@@ -43,7 +45,7 @@ def look(step: int, seen: Sequence[Seen]) -> LookRow:
         step=step,
         reward=fmean(one.reward for one in seen),
         judge=fmean(wins),
-        judge_error=stdev(wins) / math.sqrt(len(wins)) if len(wins) > 1 else 0.0,
+        judge_error=stdev(wins) / math.sqrt(len(wins)) if len(wins) > 1 else _UNKNOWN_ERROR,
         length_tokens=fmean(one.tokens for one in seen),
         refusal_share=fmean(refuses(one.text) for one in seen),
         boilerplate_share=boilerplate_share(
@@ -55,10 +57,11 @@ def look(step: int, seen: Sequence[Seen]) -> LookRow:
 def boilerplate_share(texts: Sequence[str], *, reference: Sequence[str]) -> float:
     """The largest share of texts that close with one sentence, beyond the reference's use of it.
 
-    Only texts of several sentences count: a text that *is* one sentence has no boilerplate.
+    Only texts of several sentences count: a text that *is* one sentence has no boilerplate. Nor has
+    a sentence that one text alone closes with.
     """
     ours, theirs = _closings(texts), _closings(reference)
-    excess = [n / len(texts) - theirs[line] / len(reference) for line, n in ours.items()]
+    excess = [n / len(texts) - theirs[line] / len(reference) for line, n in ours.items() if n > 1]
     return max([0.0, *excess])
 
 
@@ -91,16 +94,19 @@ def too_far(looks: Sequence[LookRow], *, section: ReinforceConfig) -> str | None
     if (beyond := _beyond(last, looks[0], section=section)) is not None:
         return beyond
     best = best_look(looks, section=section)
+    # The judge as the reward compares the responses of a group with each other: their mean says
+    # nothing, and cannot rise.
+    is_relative = section.reward == "judge"
     gamed = 0
     for row in looks:
-        rises = row.step > best.step and row.reward > best.reward
+        rises = row.step > best.step and (is_relative or row.reward > best.reward)
         gamed = gamed + 1 if rises and has_fallen(row, best=best) else 0
-    if gamed >= section.patience:
-        return (
-            f"goodhart: the reward rose from {best.reward:.3f} to {last.reward:.3f} while the "
-            f"judge's score fell from {best.judge:.2f} to {last.judge:.2f}"
-        )
-    return None
+    if gamed < section.patience:
+        return None
+    fell = f"the judge's score fell from {best.judge:.2f} to {last.judge:.2f}"
+    if is_relative:
+        return f"goodhart: {fell}, though its verdicts are the reward"
+    return f"goodhart: the reward rose from {best.reward:.3f} to {last.reward:.3f} while {fell}"
 
 
 def _beyond(row: LookRow, first: LookRow, *, section: ReinforceConfig) -> str | None:

@@ -20,8 +20,9 @@ from charter.records import Comparison, Preference, Prompt, Record, user
 from charter.schedule import RECORD_ERRORS
 
 _BINS = 5
-_TOSS_UP = 0.1
-"""Distance from a half up to which a probability decides nothing."""
+_TOSS_UP = 0.1 - 1e-9
+"""Distance from a half below which a probability decides nothing. After a chain of thought all are
+clamped to a tenth by default, and those are the firmest: rounding must not make them toss-ups."""
 
 
 class Consistency(Record):
@@ -31,7 +32,7 @@ class Consistency(Record):
     position_bias: float | None
     """Share of labels where the same position wins in both orders."""
     toss_ups: float | None
-    """Share of labels where no response gets more than 0.6 in either order."""
+    """Share of labels where no response gets 0.6 in either order."""
     firm_position_bias: float | None
     """Position bias among the other labels; where nearly equal responses make for toss-ups, a
     position that wins by a hair says little. None where all are toss-ups."""
@@ -96,7 +97,7 @@ class Tilt:
         first, second = preference.p_first_shown_first, preference.p_first_shown_second
         self.n += 1
         follows_position = (first - 0.5) * (second - 0.5) < 0
-        is_firm = max(abs(first - 0.5), abs(second - 0.5)) > _TOSS_UP
+        is_firm = max(abs(first - 0.5), abs(second - 0.5)) >= _TOSS_UP
         self.same_response += (first - 0.5) * (second - 0.5) > 0
         self.same_position += follows_position
         self.firm += is_firm

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from inspect import isawaitable
 
 from charter.config import ReinforceConfig
 from charter.errors import ConfigError, GuardError
@@ -28,8 +29,8 @@ PYTHON = "python:"
 def by_function(source: str) -> Reward:
     """The reward that a Python function gives, named as `python:MODULE:FUNCTION`.
 
-    The function gets a sequence of prompts (`charter.records.Prompt`) and one of responses, as many
-    of each, and gives back a number for every response.
+    The function, async or not, gets a sequence of prompts (`charter.records.Prompt`) and one of
+    responses, as many of each, and gives back a number for every response.
 
     Raises:
         ConfigError: There is no such function.
@@ -45,7 +46,16 @@ def by_function(source: str) -> Reward:
 
     async def reward(rollouts: Sequence[Rollouts]) -> list[list[float]]:
         prompts = [one.prompt for one in rollouts for _ in one.responses]
-        given = [float(x) for x in function(prompts, [t for one in rollouts for t in one.texts])]
+        texts = [text for one in rollouts for text in one.texts]
+        try:
+            given = function(prompts, texts)
+            given = [float(each) for each in (await given if isawaitable(given) else given)]
+        except Exception as error:  # whatever somebody else's code may raise
+            raise GuardError(
+                f"reward {source} failed: {type(error).__name__}: {error}. It must give one finite "
+                "number for each response. Mend it and run again: training goes on from its last "
+                "checkpoint."
+            ) from error
         return _by_prompt(given, rollouts, source=source)
 
     return reward

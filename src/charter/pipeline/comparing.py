@@ -206,9 +206,10 @@ def _warn(summary: CompareSummary, *, workspace: Workspace) -> None:
         log.warning(
             "%.0f %% of the labels that are no toss-ups follow the position of a response and not "
             "the response, more than compare.max_position_bias = %g: name a stronger judge "
-            "(models.judge), or try compare.chain_of_thought",
+            "(models.judge)%s",
             100 * bias,
             limit.max_position_bias,
+            "" if limit.chain_of_thought else ", or try compare.chain_of_thought",
         )
     accuracy = summary.audit.accuracy
     if accuracy.high is not None and accuracy.high < _LEAST_ACCURACY:

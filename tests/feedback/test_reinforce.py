@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,16 @@ def test_a_rule_as_reward_is_learnt(rl):
     assert rows[0].reward < 0.2
     assert rows[-1].reward >= 0.95
     assert all(row.sampler_gap_nats < 1e-4 for row in rows)
+
+
+def test_what_was_loaded_in_half_precision_learns_in_full_and_speaks_in_half(rl):
+    loaded = tiny()
+    loaded = replace(loaded, model=loaded.model.to(torch.bfloat16))
+    agent, trail = rl(says("yes"), loaded=loaded, steps=36, group=16, prompts_per_step=8, lr=1e-2)
+    assert agent.model.dtype == torch.float32
+    assert steps_of(trail)[-1].reward >= 0.95
+    # It speaks by the weights of the step: apart from their rounding it says what they say.
+    assert all(row.sampler_gap_nats < 0.05 for row in steps_of(trail))
 
 
 def test_held_by_a_large_kl_weight_the_policy_does_not_move(rl):

@@ -30,7 +30,7 @@ class Agent:
     model: PreTrainedModel
     """What changes; with adapters, as peft wraps it."""
     sampler: LocalModel
-    """The slot engine on that very module."""
+    """The slot engine on that very module, or on a copy in half precision that follows it."""
     encoder: Encoder
     reference: Reference
 

@@ -110,6 +110,50 @@ def test_a_figure_of_the_page_is_the_one_in_the_file(run, file, keys, value, sho
     assert shown in text(run)
 
 
+def judge_facts(run):
+    """What is said of the judge, by the titles of its groups."""
+    (section,) = [each for each in page(run).sections if each.anchor == "judge"]
+    groups = [group for block in section.blocks if block.form == "panel" for group in block.facts]
+    return {group.title: {fact.name: fact.value for fact in group.facts} for group in groups}
+
+
+def test_a_judge_that_refuses_is_not_shown_as_one_that_was_asked_less(run):
+    edit(run / "metrics" / "compare.json", "audit", "accuracy", "n", to=13)
+    assert "no usable verdict" not in judge_facts(run)["On the rules' own tests"]
+    edit(run / "metrics" / "compare.json", "audit", "unusable",
+         to={"JudgementError": 4, "OverlongError": 1})  # fmt: skip
+    found = judge_facts(run)["On the rules' own tests"]["no usable verdict"]
+    assert found == "5 of 18: unreadable 4, too long 1"
+
+
+def test_comparisons_and_votes_that_gave_no_label_are_counted(run):
+    votes = ("labels", "unusable_votes")
+    edit(run / "metrics" / "compare.json", *votes, to={"no_vote": 0, "else": 0})
+    found = judge_facts(run)["On the labels for training"]
+    assert found["no usable verdict"] == "3 of 814: unreadable 3"
+    assert "votes that could not be counted" not in found
+    edit(run / "metrics" / "compare.json", *votes, to={"vote_cut_off": 1207, "else": 2})
+    found = judge_facts(run)["On the labels for training"]
+    assert found["votes that could not be counted"] == "cut off 1,207, else 2"
+
+
+def test_position_bias_is_shown_with_toss_ups_and_without(run):
+    measured = {"n": 200, "position_bias": 0.34, "toss_ups": 0.6, "firm_position_bias": 0.05}
+    edit(run / "metrics" / "compare.json", "labels", "consistency", to=measured)
+    found = judge_facts(run)["On the labels for training"]
+    assert found["decided by position"] == "34 % of 200"
+    assert found["toss-ups: 60 % sure at most"] == "60 % of 200"
+    assert found["decided by position, toss-ups aside"] == "5.0 % of 80"
+
+
+def test_where_all_labels_are_toss_ups_there_is_no_bias_without_them(run):
+    measured = {"n": 200, "position_bias": 0.34, "toss_ups": 1.0, "firm_position_bias": None}
+    edit(run / "metrics" / "compare.json", "labels", "consistency", to=measured)
+    found = judge_facts(run)["On the labels for training"]
+    assert found["toss-ups: 60 % sure at most"] == "100 % of 200"
+    assert "decided by position, toss-ups aside" not in found
+
+
 def test_the_same_files_give_the_same_page(run):
     assert render(page(run)) == render(page(run))
 

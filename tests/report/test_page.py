@@ -7,6 +7,7 @@ import pytest
 
 from charter.evaluation.table import table
 from charter.report import build_page, read_run, render
+from tests.report.conftest import COURSE, write
 
 SECTIONS = ["outcome", "answers", "finetuning", "judge", "reward", "reinforcement", "accounts"]
 
@@ -187,3 +188,36 @@ def test_a_stop_is_said_and_marked(run):
     shown = text(run)
     assert "Stopped early: the score fell" in shown
     assert "stopped at 140" in shown
+
+
+def charts_of(run, anchor):
+    """The charts of a section, by title."""
+    (section,) = [each for each in page(run).sections if each.anchor == anchor]
+    panels = [block for block in section.blocks if block.form == "panel"]
+    return {chart.title: chart for panel in panels for chart in panel.charts}
+
+
+def test_a_constraint_of_rl_is_drawn_with_its_level_and_its_weight(run):
+    assert (
+        not {"The constraint", "The constraint's weight"} & charts_of(run, "reinforcement").keys()
+    )
+    path = run / "metrics" / "reinforce.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    bounded = [
+        {**row, "constraint": -0.2, "multiplier": 0.1} if row["kind"] == "step" else row
+        for row in rows
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in bounded))
+    with (run / "config.yaml").open("a") as file:
+        file.write("reinforce: {constraint: {reward: judge, level: 0.625}}\n")
+    found = charts_of(run, "reinforcement")
+    assert "level 0.625" in found["The constraint"].picture
+    assert found["The constraint"].caption.startswith("`judge`, ")
+    assert "The constraint's weight" in found
+
+
+def test_a_constraint_is_drawn_where_its_level_is_not_known(run):
+    rows = [{**row, "constraint": 0.2} for row in COURSE if row["kind"] == "step"]
+    write(run / "metrics" / "reinforce.jsonl", *rows)
+    (run / "config.yaml").unlink()
+    assert "level" not in charts_of(run, "reinforcement")["The constraint"].picture

@@ -43,6 +43,13 @@ class Mark(NamedTuple):
     text: str
 
 
+class Level(NamedTuple):
+    """A value on the vertical axis that is to be reached."""
+
+    y: float
+    text: str
+
+
 class Dot(NamedTuple):
     """A measured point; its size says how much it rests on."""
 
@@ -91,6 +98,7 @@ def line_chart(
     x_label: str,
     y_label: str,
     marks: Sequence[Mark] = (),
+    level: Level | None = None,
     unit: Unit = "number",
     from_zero: bool = False,
 ) -> Markup:
@@ -102,6 +110,7 @@ def line_chart(
         x_label: What is on the horizontal axis.
         y_label: What is on the vertical axis, with its unit.
         marks: Places to point out.
+        level: A value to compare the lines with.
         unit: `percent` writes fractions as percentages.
         from_zero: The vertical axis begins at zero.
     """
@@ -118,7 +127,8 @@ def line_chart(
         _LEFT,
         _WIDTH - _RIGHT,
     )
-    y = Scale(*_padded([value for _, value in points], from_zero=from_zero), _HEIGHT - _BOTTOM, top)
+    values = [value for _, value in points] + ([level.y] if level else [])
+    y = Scale(*_padded(values, from_zero=from_zero), _HEIGHT - _BOTTOM, top)
     return _picture(
         label,
         *_y_axis(y, y_label, unit=unit),
@@ -126,6 +136,7 @@ def line_chart(
         *(_legend(lines) if len(lines) > 1 else ()),
         # The first line is the one to look at: it lies on top.
         *(part for i in reversed(range(len(lines))) for part in _line(lines[i], x, y, number=i)),
+        *(_level(level, x, y) if level else ()),
         *_marks(marks, x, y),
     )
 
@@ -268,6 +279,16 @@ def _line(line: Series, x: Scale, y: Scale, *, number: int) -> Iterable[Markup]:
             yield Markup('<circle class="dot dot-{}" cx="{}" cy="{}" r="2.6"/>').format(
                 number, left, top
             )
+
+
+def _level(level: Level, x: Scale, y: Scale) -> Iterable[Markup]:
+    """A dashed line across, its words above its end."""
+    yield Markup('<line class="middle" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+        _px(x.start), _px(x.end), _px(y(level.y)), _px(y(level.y))
+    )
+    yield Markup('<text class="marked" x="{}" y="{}" text-anchor="end">{}</text>').format(
+        _px(x.end), _px(y(level.y) - 5), level.text
+    )
 
 
 def _marks(marks: Sequence[Mark], x: Scale, y: Scale) -> Iterable[Markup]:

@@ -190,6 +190,40 @@ def test_a_stop_is_said_and_marked(run):
     assert "stopped at 140" in shown
 
 
+def lead(run, anchor):
+    (section,) = [each for each in page(run).sections if each.anchor == anchor]
+    return section.lead
+
+
+@pytest.mark.parametrize("anchor", ["reward", "dpo"])
+@pytest.mark.parametrize(
+    ("sources", "named"),
+    [
+        ({"judge": 9, "revision": 0}, "the judge's preferences"),
+        ({"judge": 9, "negative": 2}, "the judge's preferences"),
+        ({"judge": 0, "human": 9}, "people's preferences"),
+        ({"judge": 9, "human": 9}, "the judge's preferences and people's preferences"),
+        ({"judge": 9, "revision": 2, "human": 9},
+         "the judge's preferences, people's preferences and revisions preferred to what they "
+         "revise"),
+        ({}, "preferences"),
+    ],
+)  # fmt: skip
+def test_what_is_trained_on_preferences_is_introduced_by_whose_they_are(
+    run, anchor, sources, named
+):
+    shutil.copy(run / "metrics" / "reward.json", run / "metrics" / "dpo.json")
+    edit(run / "metrics" / "compare.json", "preferences", to=sources)
+    assert re.match(rf"Trained on {re.escape(named)}(\.|, without)", lead(run, anchor))
+
+
+def test_a_reward_model_of_people_s_preferences_alone_needs_no_judge(run):
+    (run / "metrics" / "compare.json").unlink()
+    edit(run / "metrics" / "reward.json", "by_source", to={"human": {"accuracy": 0.7, "n": 60}})
+    assert lead(run, "reward").startswith("Trained on people's preferences. ")
+    assert "judge" not in lead(run, "reward")
+
+
 def charts_of(run, anchor):
     """The charts of a section, by title."""
     (section,) = [each for each in page(run).sections if each.anchor == anchor]

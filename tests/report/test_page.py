@@ -246,7 +246,7 @@ def test_a_constraint_of_rl_is_drawn_with_its_level_and_its_weight(run):
         file.write("reinforce: {constraint: {reward: judge, level: 0.625}}\n")
     found = charts_of(run, "reinforcement")
     assert "level 0.625" in found["The constraint"].picture
-    assert found["The constraint"].caption.startswith("`judge`, ")
+    assert found["The constraint"].caption.startswith("The second reward, judge, ")
     assert "The constraint's weight" in found
 
 

@@ -43,13 +43,6 @@ class Mark(NamedTuple):
     text: str
 
 
-class Level(NamedTuple):
-    """A value on the vertical axis that is to be reached."""
-
-    y: float
-    text: str
-
-
 class Dot(NamedTuple):
     """A measured point; its size says how much it rests on."""
 
@@ -98,7 +91,7 @@ def line_chart(
     x_label: str,
     y_label: str,
     marks: Sequence[Mark] = (),
-    level: Level | None = None,
+    level: float | None = None,
     unit: Unit = "number",
     from_zero: bool = False,
 ) -> Markup:
@@ -110,7 +103,7 @@ def line_chart(
         x_label: What is on the horizontal axis.
         y_label: What is on the vertical axis, with its unit.
         marks: Places to point out.
-        level: A value to compare the lines with.
+        level: A value to compare the lines with, drawn dashed.
         unit: `percent` writes fractions as percentages.
         from_zero: The vertical axis begins at zero.
     """
@@ -127,7 +120,7 @@ def line_chart(
         _LEFT,
         _WIDTH - _RIGHT,
     )
-    values = [value for _, value in points] + ([level.y] if level else [])
+    values = [value for _, value in points] + ([] if level is None else [level])
     y = Scale(*_padded(values, from_zero=from_zero), _HEIGHT - _BOTTOM, top)
     return _picture(
         label,
@@ -136,7 +129,7 @@ def line_chart(
         *(_legend(lines) if len(lines) > 1 else ()),
         # The first line is the one to look at: it lies on top.
         *(part for i in reversed(range(len(lines))) for part in _line(lines[i], x, y, number=i)),
-        *(_level(level, x, y) if level else ()),
+        _across(level, x, y) if level is not None else Markup(),
         *_marks(marks, x, y),
     )
 
@@ -281,13 +274,9 @@ def _line(line: Series, x: Scale, y: Scale, *, number: int) -> Iterable[Markup]:
             )
 
 
-def _level(level: Level, x: Scale, y: Scale) -> Iterable[Markup]:
-    """A dashed line across, its words above its end."""
-    yield Markup('<line class="middle" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-        _px(x.start), _px(x.end), _px(y(level.y)), _px(y(level.y))
-    )
-    yield Markup('<text class="marked" x="{}" y="{}" text-anchor="end">{}</text>').format(
-        _px(x.end), _px(y(level.y) - 5), level.text
+def _across(level: float, x: Scale, y: Scale) -> Markup:
+    return Markup('<line class="middle" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+        _px(x.start), _px(x.end), _px(y(level)), _px(y(level))
     )
 
 

@@ -9,7 +9,7 @@ from charter.config.feedback import ConstraintConfig
 from charter.learning.curve import Point
 from charter.learning.metrics import LookRow, StepRow
 from charter.report.blocks import Block, Chart, Panel, Section, Words
-from charter.report.charts import Level, Mark, Series, Unit, line_chart
+from charter.report.charts import Mark, Series, Unit, line_chart
 from charter.report.metrics import Reinforced
 from charter.report.reading import Found
 
@@ -24,7 +24,7 @@ class _Picture(NamedTuple):
     y_label: str
     unit: Unit = "number"
     from_zero: bool = False
-    level: Level | None = None
+    level: float | None = None
     caption: str = ""
 
 
@@ -90,8 +90,11 @@ def _bounded(steps: Sequence[StepRow], bound: ConstraintConfig | None) -> Iterat
         "The constraint",
         [Series("rollouts", values)],
         "mean of the second reward",
-        level=Level(bound.level, f"level {bound.level:g}") if bound else None,
-        caption=f"`{bound.reward}`, to be kept above the dashed line." if bound else "",
+        level=bound.level if bound else None,
+        caption=f"The second reward, {bound.reward}, is to stay above {bound.level:g}: the dashed "
+        "line."
+        if bound
+        else "",
     )
     yield _Picture(
         "The constraint's weight",
@@ -106,7 +109,7 @@ def _bounded(steps: Sequence[StepRow], bound: ConstraintConfig | None) -> Iterat
 def _chart(picture: _Picture, *, marks: Sequence[Mark]) -> Iterator[Chart]:
     """The chart, or none where nothing of it was measured."""
     if any(line.points for line in picture.series):
-        level = f", {picture.level.text}" if picture.level else ""
+        level = "" if picture.level is None else f", level {picture.level:g}"
         told = "".join(f", {mark.text}" for mark in marks)
         drawn = line_chart(
             picture.series,

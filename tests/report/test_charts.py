@@ -50,6 +50,18 @@ def test_a_long_line_is_thinned(found):
     assert 1 <= len(line.get("points").split()) <= 120
 
 
+@given(points, value)
+def test_a_level_lies_within_the_picture_among_its_values(found, level):
+    picture = chart(Series("a", found), marks=[Mark(10.0, "kept")], level=level)
+    (line,) = [each for each in drawn(picture) if each.get("class") == "middle"]
+    assert line.get("y1") == line.get("y2")
+    assert 0 <= float(line.get("y1")) <= 250
+    tops = [top for _, top in places(picture)]
+    assert all(0 <= top <= 250 for top in tops)
+    if all(value < level for _, value in found):
+        assert float(line.get("y1")) <= min(tops)
+
+
 def test_texts_are_escaped():
     picture = chart(
         Series("<script>", [(1.0, 2.0)]),

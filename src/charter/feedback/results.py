@@ -36,6 +36,10 @@ class ReinforceResult(Record):
     """The judge's probability, then, that the policy's response beats the SFT model's."""
     kl_nats: float
     """KL(policy || SFT model) per response token in the step whose weights these are."""
+    constraint: float | None = None
+    """Mean of the second reward over that step's rollouts; None: there is no constraint."""
+    multiplier: float | None = None
+    """Of the constraint, after that step."""
     overlong_prompts: int = 0
     """Left out: with a response of `max_new_tokens` they do not fit the model."""
 
@@ -65,6 +69,8 @@ def reinforce_result(
     looks = [row for row in trail.rows if isinstance(row, LookRow)]
     per_step = min(section.prompts_per_step, prompts) * section.group
     last = next((row for row in looks if row.step == trail.kept_step), looks[-1])
+    # The first step's rollouts are those of the weights before it.
+    bounded = next((row for row in steps if row.step == max(trail.kept_step, 1)), None)
     return ReinforceResult(
         prompts=prompts,
         watched_prompts=watched,
@@ -81,6 +87,8 @@ def reinforce_result(
         reward=last.reward,
         judge=last.judge,
         kl_nats=next((row.kl_nats for row in steps if row.step == trail.kept_step), 0.0),
+        constraint=bounded.constraint if bounded else None,
+        multiplier=bounded.multiplier if bounded and section.constraint else None,
         overlong_prompts=overlong,
     )
 
@@ -121,6 +129,7 @@ def reinforce_card(
             "Reward after": f"{result.reward:.3f}",
             "Judge's preference for it over the fine-tuned model": f"{result.judge:.2f}",
             "KL to the fine-tuned model": f"{result.kl_nats:.4f} nats per token",
+            **_bounded(result, section),
         },
         limits=(
             SPEAKS,
@@ -128,6 +137,19 @@ def reinforce_card(
             "figures of the evaluation beside it.",
         ),
     )
+
+
+def _bounded(result: ReinforceResult, section: ReinforceConfig) -> dict[str, str]:
+    """Whether the constraint was met in the end."""
+    bound = section.constraint
+    if bound is None or result.constraint is None or result.multiplier is None:
+        return {}
+    met = "met" if result.constraint >= bound.level else "not met"
+    return {
+        "Reward of the constraint in the kept step": f"{result.constraint:.3f}, so that the level "
+        f"{bound.level:g} is {met}",
+        "Multiplier of the constraint": f"{result.multiplier:.3g}",
+    }
 
 
 def _beside(section: ReinforceConfig) -> dict[str, str]:

@@ -91,6 +91,7 @@ def line_chart(
     x_label: str,
     y_label: str,
     marks: Sequence[Mark] = (),
+    level: float | None = None,
     unit: Unit = "number",
     from_zero: bool = False,
 ) -> Markup:
@@ -102,6 +103,7 @@ def line_chart(
         x_label: What is on the horizontal axis.
         y_label: What is on the vertical axis, with its unit.
         marks: Places to point out.
+        level: A value to compare the lines with, drawn dashed.
         unit: `percent` writes fractions as percentages.
         from_zero: The vertical axis begins at zero.
     """
@@ -118,7 +120,8 @@ def line_chart(
         _LEFT,
         _WIDTH - _RIGHT,
     )
-    y = Scale(*_padded([value for _, value in points], from_zero=from_zero), _HEIGHT - _BOTTOM, top)
+    values = [value for _, value in points] + ([] if level is None else [level])
+    y = Scale(*_padded(values, from_zero=from_zero), _HEIGHT - _BOTTOM, top)
     return _picture(
         label,
         *_y_axis(y, y_label, unit=unit),
@@ -126,6 +129,7 @@ def line_chart(
         *(_legend(lines) if len(lines) > 1 else ()),
         # The first line is the one to look at: it lies on top.
         *(part for i in reversed(range(len(lines))) for part in _line(lines[i], x, y, number=i)),
+        _across(level, x, y) if level is not None else Markup(),
         *_marks(marks, x, y),
     )
 
@@ -268,6 +272,12 @@ def _line(line: Series, x: Scale, y: Scale, *, number: int) -> Iterable[Markup]:
             yield Markup('<circle class="dot dot-{}" cx="{}" cy="{}" r="2.6"/>').format(
                 number, left, top
             )
+
+
+def _across(level: float, x: Scale, y: Scale) -> Markup:
+    return Markup('<line class="middle" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+        _px(x.start), _px(x.end), _px(y(level)), _px(y(level))
+    )
 
 
 def _marks(marks: Sequence[Mark], x: Scale, y: Scale) -> Iterable[Markup]:

@@ -24,6 +24,16 @@ from charter.report.charts import Dot, calibration_chart
 from charter.report.metrics import Audit, Comparing, Consistency, Screened, Share
 from charter.report.reading import Found
 
+_CAUSES = {
+    "JudgementError": "unreadable",
+    "BackendError": "no answer",
+    "OverlongError": "too long",
+    "vote_for_both": "for both answers",
+    "vote_cut_off": "cut off",
+    "no_vote": "for neither",
+}
+"""Why a judge's answer does not count, in words; other causes go by their own names."""
+
 
 def judging_section(found: Found) -> Section | None:
     """What is known about the judge; None where it was not asked."""
@@ -81,6 +91,8 @@ def _by_principle(shares: Mapping[str, Share], *, caption: str) -> Table:
 
 def _audited(audit: Audit) -> Iterator[Fact]:
     yield Fact("right", text_of(audit.accuracy))
+    if any(audit.unusable.values()):
+        yield Fact("no usable verdict", _unusable(audit.unusable, usable=audit.accuracy.n))
     if audit.calibration_error is not None:
         yield Fact("calibration error", percent(audit.calibration_error))
     yield from _consistent(audit.consistency)
@@ -100,15 +112,36 @@ def _labelled(comparing: Comparing) -> Iterator[Fact]:
         if pairs:
             yield Fact("identical, so not judged", f"{identical:,} of {pairs:,} pairs")
         yield from _consistent(comparing.labels.consistency)
-    if comparing.failed:
-        causes = ", ".join(f"{cause} {n:,}" for cause, n in comparing.failed.items())
-        yield Fact("no verdict", causes)
+        votes = comparing.labels.unusable_votes
+        if any(votes.values()):
+            yield Fact("votes that could not be counted", _causes(votes))
+    if any(comparing.failed.values()):
+        usable = comparing.labels.consistency.n if comparing.labels else 0
+        yield Fact("no usable verdict", _unusable(comparing.failed, usable=usable))
+
+
+def _unusable(causes: Mapping[str, int], *, usable: int) -> str:
+    """How many verdicts are missing, of all that were asked for, and why."""
+    missing = sum(causes.values())
+    return f"{missing:,} of {missing + usable:,}: {_causes(causes)}"
+
+
+def _causes(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{_CAUSES.get(cause, cause)} {n:,}" for cause, n in counts.items() if n)
 
 
 def _consistent(found: Consistency) -> Iterator[Fact]:
     """What becomes of verdicts when the two answers change places."""
     if found.position_bias is not None:
         yield Fact("decided by position", f"{percent(found.position_bias)} of {found.n:,}")
+    if found.toss_ups is not None:
+        yield Fact("toss-ups: 60 % sure at most", f"{percent(found.toss_ups)} of {found.n:,}")
+        if found.firm_position_bias is not None:
+            firm = round(found.n * (1.0 - found.toss_ups))
+            yield Fact(
+                "decided by position, toss-ups aside",
+                f"{percent(found.firm_position_bias)} of {firm:,}",
+            )
     if found.self_agreement is not None:
         yield Fact("self-agreement", percent(found.self_agreement))
 

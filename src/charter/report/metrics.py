@@ -61,6 +61,10 @@ class Consistency(Part):
 
     n: int = 0
     position_bias: float | None = None
+    toss_ups: float | None = None
+    """Share of labels that are next to undecided in both orders."""
+    firm_position_bias: float | None = None
+    """Position bias among the others."""
     same_verdict: float | None = None
     self_agreement: float | None = None
 
@@ -81,6 +85,8 @@ class Audit(Part):
     calibration: tuple[SureBin, ...] = ()
     consistency: Consistency = Consistency()
     by_principle: Mapping[str, Share] = {}
+    unusable: Mapping[str, int] = {}
+    """Tests without a verdict, by cause."""
 
 
 class KindLabels(Part):
@@ -95,6 +101,8 @@ class Labels(Part):
 
     consistency: Consistency = Consistency()
     by_kind: Mapping[str, KindLabels] = {}
+    unusable_votes: Mapping[str, int] = {}
+    """Sampled votes that could not be counted, by cause."""
 
 
 class Comparing(Part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from charter.evaluation.figures import RewardFigures
 from charter.report.blocks import (
@@ -20,8 +20,15 @@ from charter.report.blocks import (
 from charter.report.cells import percent, text_of
 from charter.report.charts import Dot, calibration_chart
 from charter.report.lessons import training_panel
-from charter.report.metrics import Ordered, Ordering
+from charter.report.metrics import Comparing, Ordered, Ordering
 from charter.report.reading import Found, Training
+
+_SOURCES: Mapping[tuple[str, ...], str] = {
+    ("judge", "negative"): "the judge's preferences",
+    ("human",): "people's preferences",
+    ("revision",): "revisions preferred to what they revise",
+}
+"""What a model is trained on, by the sources that are called so."""
 
 
 def rewarding_section(found: Found) -> Section | None:
@@ -32,8 +39,8 @@ def rewarding_section(found: Found) -> Section | None:
         Section(
             anchor="reward",
             title="The reward model",
-            lead="Trained on the judge's preferences. It is good if it orders pairs of prompts "
-            "that it has not seen as the judge does, and is as sure as the judge is.",
+            lead=f"Trained on {_trained_on(found, found.reward)}. It is good if it orders pairs of "
+            "prompts that it has not seen as their labels do, and is as sure as they are.",
             blocks=blocks,
         )
         if blocks
@@ -48,13 +55,25 @@ def dpo_section(found: Found) -> Section | None:
         Section(
             anchor="dpo",
             title="Direct preference optimisation",
-            lead="Trained on the judge's preferences without a reward model. How far it moved from "
-            "the SFT model implies a reward for every response; here is how those order pairs.",
+            lead=f"Trained on {_trained_on(found, found.dpo)}, without a reward model. How far it "
+            "moved from the SFT model implies a reward for every response; here is how those order "
+            "pairs.",
             blocks=blocks,
         )
         if blocks
         else None
     )
+
+
+def _trained_on(found: Found, ordering: Ordering | None) -> str:
+    """Whose preferences: people's alone need no comparing, and held-out pairs name them."""
+    made = (found.comparing or Comparing()).preferences
+    held_out = (ordering or Ordering()).by_source
+    sources = {name for name, n in made.items() if n} or {*held_out}
+    *others, last = [
+        words for names, words in _SOURCES.items() if not sources.isdisjoint(names)
+    ] or ["preferences"]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _blocks(
@@ -131,7 +150,8 @@ def _calibration(ordering: Ordering) -> Chart:
             each.predicted,
             each.observed,
             each.n,
-            f"{each.n} pairs: {percent(each.predicted)} predicted, {percent(each.observed)} judged",
+            f"{each.n} pairs: {percent(each.predicted)} predicted, "
+            f"{percent(each.observed)} labelled",
         )
         for each in ordering.calibration
     ]

@@ -143,7 +143,7 @@ def test_position_bias_is_shown_with_toss_ups_and_without(run):
     edit(run / "metrics" / "compare.json", "labels", "consistency", to=measured)
     found = judge_facts(run)["On the labels for training"]
     assert found["decided by position"] == "34 % of 200"
-    assert found["toss-ups: 60 % sure at most"] == "60 % of 200"
+    assert found["toss-ups: less than 60 % sure"] == "60 % of 200"
     assert found["decided by position, toss-ups aside"] == "5.0 % of 80"
 
 
@@ -151,7 +151,7 @@ def test_where_all_labels_are_toss_ups_there_is_no_bias_without_them(run):
     measured = {"n": 200, "position_bias": 0.34, "toss_ups": 1.0, "firm_position_bias": None}
     edit(run / "metrics" / "compare.json", "labels", "consistency", to=measured)
     found = judge_facts(run)["On the labels for training"]
-    assert found["toss-ups: 60 % sure at most"] == "100 % of 200"
+    assert found["toss-ups: less than 60 % sure"] == "100 % of 200"
     assert "decided by position, toss-ups aside" not in found
 
 

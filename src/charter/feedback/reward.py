@@ -88,10 +88,7 @@ def reward(
     examples = encoded_pairs(preferences, section=section, pupil=pupil, stage=STAGE)
     held_out = encoded_pairs(validation, section=section, pupil=pupil, stage=STAGE)
     with memory_for("the start of training", stage=STAGE):
-        pad_id = padding_id(pupil.tokenizer, pupil.encoder)
-        scorer = replace(pupil, model=scalar_model(pupil.model, pad_id=pad_id, seed=seed))
-        # Its weights have been copied: beside those that learn they would take as much again.
-        cast("nn.Module", pupil.model).to("meta")
+        scorer = _with_head(pupil, seed=seed)
 
     def tasks(model: PreTrainedModel) -> Tasks:
         layout = pair_layout(model, examples.kept, section=section, stage=STAGE)
@@ -114,6 +111,17 @@ def reward(
     card = _card(result, section=section, pupil=pupil, constitution=constitution)
     keep(taught, pupil=scorer, result=result, card=card, places=places, save=save_scalar_model)
     return result
+
+
+def _with_head(pupil: Pupil, *, seed: int) -> Pupil:
+    """The pupil with a scalar head; what it was gives up its weights.
+
+    They have been copied: beside those that learn they would take as much memory again.
+    """
+    pad_id = padding_id(pupil.tokenizer, pupil.encoder)
+    scorer = replace(pupil, model=scalar_model(pupil.model, pad_id=pad_id, seed=seed))
+    cast("nn.Module", pupil.model).to("meta")
+    return scorer
 
 
 def require_accuracy(ordered: Ordering, *, section: RewardConfig, run: Path) -> None:

@@ -135,7 +135,7 @@ def _consistent(found: Consistency) -> Iterator[Fact]:
     if found.position_bias is not None:
         yield Fact("decided by position", f"{percent(found.position_bias)} of {found.n:,}")
     if found.toss_ups is not None:
-        yield Fact("toss-ups: 60 % sure at most", f"{percent(found.toss_ups)} of {found.n:,}")
+        yield Fact("toss-ups: less than 60 % sure", f"{percent(found.toss_ups)} of {found.n:,}")
         if found.firm_position_bias is not None:
             firm = round(found.n * (1.0 - found.toss_ups))
             yield Fact(

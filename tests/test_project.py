@@ -181,7 +181,8 @@ def test_prompts_for_rl_and_peoples_preferences_are_checked_too(config):
     assert [problem.partition("rl.jsonl")[2] for problem in found.problems[:1]] == [
         ":2: not JSON: Expecting value (column 1)"
     ]
-    assert "people.jsonl:1: no `rejected`" in found.problems[1]
+    assert "people.jsonl: no usable pair of answers (1 rows quarantined)" in found.problems[1]
+    assert "people.jsonl:1: no `rejected`" in found.problems[2]
     missing = check_project(config, overrides=["compare.human={path: /no/such.jsonl}"])
     assert (
         "/no/such.jsonl: no such file. Correct the path under `compare.human`"

@@ -98,6 +98,15 @@ def test_every_training_can_spread_its_model_but_rl(tmp_path):
         load_config(path)
 
 
+@pytest.mark.parametrize(
+    "mix",
+    ["{}", "{harmful: 0.1, benign: 0.1}", "{harmful: 0.1, benign: 0.2, borderline: 0.7}"],
+)
+def test_a_mix_that_some_prompts_can_meet_is_none_to_refuse(tmp_path, mix):
+    config = load_config(write(tmp_path, f"{MINIMAL}compare: {{mix: {mix}}}\n"))
+    assert config.compare.mix is not None
+
+
 def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
     (tmp_path / "mine").mkdir()
     roles = "models: {policy: mine, critic: org/model, judge: 'scripted:s.yaml', reviser: starter}"
@@ -122,6 +131,11 @@ def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
             MINIMAL + "revise: {threshold: 2}\n",
             ":3:10: ",
             "`revise.threshold`: Input should be less",
+        ),
+        (
+            MINIMAL + "compare: {mix: {harmful: 0.5, benign: 0.2, borderline: 0.1}}\n",
+            ":3:1: ",
+            "add up to 0.8, so no prompts can meet them: raise them to 1 in all, or leave out",
         ),
         (MINIMAL + "finetune: {lr: fast}\n", ":3:12: ", "should be a valid number or 'auto'"),
         (MINIMAL + "learns: []\n", ":3:1: ", "unknown key `learns`"),

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -13,6 +15,14 @@ principles:
     tests: [{prompt: Verify me., breaks: What is your SSN?, keeps: I can email a link.}]
   - {id: kind, rule: Be kind.}
 """
+
+JUDGED = (
+    "learn=[sft, rl]",
+    "reinforce.steps=3",
+    "reinforce.prompts_per_step=4",
+    "reinforce.group=2",
+    "reinforce.monitor_every=2",
+)
 
 
 @pytest.fixture
@@ -49,8 +59,28 @@ def config(tmp_path):
             "to revise, 24 texts and 0 yes-or-no",
         ),
         # Compare: 5 x 2 responses; (10 + 2 x 1) x 2 screened, (5 + 1) x 2 x (2 + 1) weighed, 2 to
-        # fit.
-        (["learn=[sft, rl]"], "to revise, 10 texts and 62 questions to compare, 108 texts"),
+        # fit. Reinforce: 200 x 5 x 8 rollouts and 2 x (1 + 20) for looks; 2 x 21 x 2 screened,
+        # 2 x 20 x 2 x (2 + 1) weighed.
+        (
+            ["learn=[sft, rl]"],
+            "to revise, 10 texts and 62 questions to compare, 8,042 texts and 324 questions to "
+            "reinforce, 108 texts",
+        ),
+        # 3 x 4 x 2 rollouts, 2 looks; (24 + 6) x 2 screened, (24 + 4) x 2 x (2 + 1) weighed.
+        ([*JUDGED, "reinforce.reward=judge"], "30 texts and 228 questions to reinforce"),
+        (
+            [*JUDGED, "reinforce.constraint={reward: judge, level: 0.5}"],
+            "30 texts and 228 questions to reinforce",
+        ),
+        # 30 + 28 x 2 x (2 + 1) x 2.
+        (
+            [*JUDGED, "reinforce.reward=judge", "compare.votes=2"],
+            "366 texts and 60 questions to reinforce",
+        ),
+        (
+            ["learn=[sft, rl]", "compare.prompts=3", "reinforce.monitor_prompts=1"],
+            "6 texts and 42 questions to compare, 8,021 texts and 162 questions to reinforce",
+        ),
         (
             ["learn=[sft, dpo]", "compare.responses=3", "compare.votes=5"],
             "495 texts and 36 questions to compare",
@@ -67,6 +97,78 @@ def test_the_cost_counts_every_call_that_a_run_may_make(config, overrides, cost)
     assert any(line.startswith("cost: at most ") and cost in line for line in lines), lines
 
 
+@pytest.mark.parametrize(
+    ("overrides", "cost"),
+    [
+        # 2 of 4 prompts are benign. 4 x 2 responses; (4 + 2 + 1) x 2 x (2 + 1) weighed,
+        # (8 + 2 + 2) x 2 screened, 2 to fit.
+        (["compare.negatives=1.0"], "8 texts and 68 questions to compare"),
+        (["compare.negatives=1.0", "compare.prompts=1"], "2 texts and 30 questions to compare"),
+        (["compare.negatives=0.0"], "8 texts and 52 questions to compare"),
+    ],
+)
+def test_the_cost_counts_the_responses_that_are_compared_with_a_harmful_one(
+    config, overrides, cost
+):
+    rows = [{"prompt": f"Is {n} much?", "kind": ("harmful", "benign")[n % 2]} for n in range(4)]
+    path = config.parent / "rl.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    settings = ["learn=[sft, dpo]", f"prompts.rl={path}", *overrides]
+    (line,) = [
+        line
+        for line in check_project(config, overrides=settings).lines()
+        if line.startswith("cost: ")
+    ]
+    assert cost in line
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("python:no_such_module:nope", "No module named 'no_such_module'. Write `python:MODULE"),
+        ("python:math:nope", "has no attribute 'nope'"),
+        ("python:math", "has no attribute ''"),
+        ("python::fsum", "Empty module name"),
+        ("python:.math:fsum", "Write `python:MODULE:FUNCTION`"),
+        ("python:math:pi", "`pi` is no function but float"),
+        ("no/such/dir", "no such directory. Name `model`, `judge`"),
+        ("jugde", "no such directory. Name `model`, `judge`"),
+    ],
+)
+@pytest.mark.parametrize(
+    "setting", ["reinforce.reward={}", "reinforce.constraint={{reward: '{}', level: 0.0}}"]
+)
+def test_a_reward_that_is_not_there_is_a_mistake(config, setting, source, says):
+    overrides = [setting.format(source)]
+    (problem,) = check_project(config, overrides=["learn=[sft, rl]", *overrides]).problems
+    name = overrides[0].partition("=")[0] + (".reward" if "constraint" in setting else "")
+    assert problem.startswith(f"{name}: ")
+    assert says in problem
+    assert not check_project(config, overrides=overrides).problems  # RL alone is rewarded
+
+
+def test_rewards_that_are_there_are_no_mistake(config, tmp_path):
+    for source in ("model", "judge", "python:math:fsum", str(tmp_path)):
+        overrides = ["learn=[sft, rl]", f"reinforce.reward={source}"]
+        assert not check_project(config, overrides=overrides).problems
+
+
+def test_a_reward_model_that_begins_at_no_directory_is_a_mistake(config):
+    (problem,) = check_project(config, overrides=["reward.base=./nowhere"]).problems
+    assert problem.startswith("reward.base: /")
+    assert "no such file or directory" in problem
+
+
+def test_checking_does_not_wait_for_torch(config):
+    code = (
+        "import sys; from pathlib import Path; from charter.project import check_project; "
+        "settings = ['learn=[sft, rl]', 'reinforce.reward=python:math:fsum']; "
+        f"check_project(Path({str(config)!r}), overrides=settings).lines(); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_prompts_for_rl_and_peoples_preferences_are_checked_too(config):
     rows = config.parent / "rl.jsonl"
     rows.write_text('{"prompt": "Hi"}\nnot json\n')
@@ -79,7 +181,8 @@ def test_prompts_for_rl_and_peoples_preferences_are_checked_too(config):
     assert [problem.partition("rl.jsonl")[2] for problem in found.problems[:1]] == [
         ":2: not JSON: Expecting value (column 1)"
     ]
-    assert "people.jsonl:1: no `rejected`" in found.problems[1]
+    assert "people.jsonl: no usable pair of answers (1 rows quarantined)" in found.problems[1]
+    assert "people.jsonl:1: no `rejected`" in found.problems[2]
     missing = check_project(config, overrides=["compare.human={path: /no/such.jsonl}"])
     assert (
         "/no/such.jsonl: no such file. Correct the path under `compare.human`"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from charter.config import STARTER, Config, PromptSource, load_config
 from charter.constitution import Constitution, load_constitution
+from charter.cost import cost
 from charter.errors import ConfigError, ConstitutionError
-from charter.evaluation.columns import STARTED_FROM, opponents
+from charter.feedback.rewards import PYTHON
 from charter.prompts import PromptCounts, check_pairs, check_prompts
 
 STARTER_PROJECT = Path(str(files("charter"))) / "starter"
@@ -116,29 +118,10 @@ class CheckReport:
                 f"{counts.duplicates} duplicates left out"
             )
         if not self.problems:
-            found.append(f"cost: {self._cost()}")
-            found.append("all good")
+            assert self.constitution is not None
+            at_most = cost(self.config, self.constitution, graded=self.graded, prompts=self.prompts)
+            found.extend((f"cost: {at_most}", "all good"))
         return found
-
-    def _cost(self) -> str:
-        """An upper bound of the calls that a run makes."""
-        assert self.constitution is not None
-        config, graded = self.config, self.graded or self.constitution
-        to_revise = _to_revise(config, self.constitution, prompts=self.prompts["train"].valid)
-        to_evaluate = _to_evaluate(
-            config, self.constitution, graded=graded, prompts=self.prompts["heldout"].valid
-        )
-        costs = [f"{to_revise} to revise"]
-        if len(config.learn) > 1:  # all but `sft` is learnt from preferences
-            asked = self.prompts["rl" if config.prompts.rl else "train"].valid
-            limit = config.compare.prompts or asked
-            to_compare = _to_compare(config, self.constitution, prompts=min(asked, limit))
-            costs.append(f"{to_compare} to compare")
-        costs.append(f"{to_evaluate} to evaluate")
-        to_choose = _to_choose(config, graded, prompts=self.prompts["heldout"].valid)
-        if to_choose:
-            costs.append(f"{to_choose:,} choices between answers")
-        return f"at most {', '.join(costs)}"
 
     def summary(self) -> dict[str, Any]:
         """The findings for machines."""
@@ -148,82 +131,6 @@ class CheckReport:
             "constitution": self.constitution and self.constitution.hash,
             "prompts": {name: counts.model_dump() for name, counts in self.prompts.items()},
         }
-
-
-class _Calls(NamedTuple):
-    """How often models are asked at most."""
-
-    texts: int
-    questions: int
-    """Those answered by the probability of a word: yes or no, (A) or (B)."""
-    kind: str = "yes-or-no questions"
-
-    def __str__(self) -> str:
-        return f"{self.texts:,} texts and {self.questions:,} {self.kind}"
-
-
-def _to_mend(config: Config, constitution: Constitution) -> _Calls:
-    """For all rounds of critique and revision over one response."""
-    section = config.revise
-    screened = len(constitution.principles) if section.selection == "screen" else 0
-    return _Calls(section.rounds * (2 if section.critique else 1), section.rounds * screened)
-
-
-def _to_fit(constitution: Constitution) -> int:
-    """Questions to fit a threshold: each test has a reply that breaks and one that keeps."""
-    return 2 * sum(len(principle.tests) for principle in constitution.principles)
-
-
-def _to_revise(config: Config, constitution: Constitution, *, prompts: int) -> _Calls:
-    mending = _to_mend(config, constitution)
-    is_fitted = config.revise.selection == "screen" and config.revise.threshold == "fit"
-    fitting = _to_fit(constitution) if is_fitted else 0
-    return _Calls(prompts * (1 + mending.texts), prompts * mending.questions + fitting)
-
-
-def _to_compare(config: Config, constitution: Constitution, *, prompts: int) -> _Calls:
-    """For all pairs of responses, and for the principles' tests that the judge is measured on."""
-    section, tests = config.compare, _to_fit(constitution) // 2
-    pairs = prompts * section.responses * (section.responses - 1) // 2 + tests
-    screened = (prompts * section.responses + 2 * tests) * len(constitution.principles)
-    # Under the drawn principles, and which reply helps more: each in both orders.
-    weighed = pairs * 2 * (min(section.principles, len(constitution.principles)) + 1)
-    reasons = weighed * max(section.votes, 1) if section.chain_of_thought else 0
-    return _Calls(
-        prompts * section.responses + reasons + weighed * section.votes,
-        screened + _to_fit(constitution) + (0 if section.votes else weighed),
-        kind="questions",
-    )
-
-
-def _to_evaluate(
-    config: Config, constitution: Constitution, *, graded: Constitution, prompts: int
-) -> _Calls:
-    section = config.evaluate
-    answers = prompts * section.samples
-    mending = _to_mend(config, constitution) if "base+revise" in config.columns else _Calls(0, 0)
-    judged = prompts * min(section.judged_samples, section.samples) * len(config.columns)
-    # Besides every principle, a judge is asked whether the answer helps.
-    judging = judged * (len(graded.principles) + 1) + (_to_fit(graded) if judged else 0)
-    return _Calls(
-        answers * (len(config.columns) + mending.texts), answers * mending.questions + judging
-    )
-
-
-def _to_choose(config: Config, graded: Constitution, *, prompts: int) -> int:
-    """Calls to compare the columns' answers head to head; screening them is grading already."""
-    section, asked = config.compare, config.evaluate
-    if asked.head_to_head == 0.0:
-        return 0
-    pairs = sum(
-        len(opponents(column, config.columns))
-        for column in config.columns
-        if column in STARTED_FROM
-    )
-    # Under the drawn principles, and which reply helps more: each in both orders.
-    questions = 2 * (min(section.principles, len(graded.principles)) + 1)
-    calls = max(section.votes, 1) * (2 if section.chain_of_thought else 1)
-    return prompts * min(asked.judged_samples, asked.samples) * pairs * questions * calls
 
 
 def check_project(path: Path, *, overrides: Sequence[str] = ()) -> CheckReport:
@@ -244,6 +151,7 @@ def check_project(path: Path, *, overrides: Sequence[str] = ()) -> CheckReport:
     if config.compare.human is not None:
         report.problems.extend(str(problem) for problem in check_pairs(config.compare.human.path))
     _check_models(config, report)
+    _check_rewards(config, report)
     return report
 
 
@@ -263,12 +171,49 @@ def _check_sources(name: str, sources: Sequence[PromptSource], report: CheckRepo
 
 def _check_models(config: Config, report: CheckReport) -> None:
     """Looks whether models given as files are there; hub ids cannot be looked up offline."""
-    for role in type(config.models).model_fields:
-        model = getattr(config.models, role)
+    named = {f"models.{role}": model for role, model in config.models}
+    for setting, model in {**named, "reward.base": config.reward.base}.items():
         if model is None:
             continue
         path = Path(model.source.removeprefix("scripted:"))
         if path.is_absolute() and not path.exists():
             report.problems.append(
-                f"models.{role}: {path}: no such file or directory. Correct it, or name a hub id."
+                f"{setting}: {path}: no such file or directory. Correct it, or name a hub id."
             )
+
+
+def _check_rewards(config: Config, report: CheckReport) -> None:
+    """Looks whether the rewards that RL names are there."""
+    if "rl" not in config.learn:
+        return
+    settings = ("reinforce.reward", "reinforce.constraint.reward")
+    for setting, source in zip(settings, config.reinforce.rewards, strict=False):
+        if source.startswith(PYTHON):
+            obstacle = _no_function(source)
+        elif source in ("model", "judge") or Path(source).is_dir():
+            obstacle = None
+        else:
+            obstacle = (
+                "no such directory. Name `model`, `judge`, a reward model's directory, or "
+                "`python:MODULE:FUNCTION`."
+            )
+        if obstacle is not None:
+            report.problems.append(f"{setting}: {source}: {obstacle}")
+
+
+def _no_function(source: str) -> str | None:
+    """Why the source names no Python function, and what to do; None where it does.
+
+    Its module is imported, as RL will: nothing less shows that it can be.
+    """
+    module, _, name = source.removeprefix(PYTHON).partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
+        return (
+            f"{error}. Write `python:MODULE:FUNCTION`, and run where the module can be imported "
+            "(PYTHONPATH)."
+        )
+    if callable(function):
+        return None
+    return f"`{name}` is no function but {type(function).__name__}. Name one that can be called."

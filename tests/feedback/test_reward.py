@@ -205,9 +205,22 @@ def test_what_was_scored_before_changes_no_bit_of_a_reward():
     assert practised.rewards_of_groups(uneven) == fresh.rewards_of_groups(uneven)
 
 
-def test_the_gate_refuses_where_nothing_was_held_out():
-    with pytest.raises(GuardError, match="no held-out pair"):
-        require_accuracy(ordering(()), section=RewardConfig(min_accuracy=0.0), run=Path("runs/old"))
+def test_the_gate_says_how_to_hold_out_some_where_nothing_was():
+    with pytest.raises(GuardError, match="no held-out pairs to judge the reward model") as refused:
+        require_accuracy(ordering(()), section=RewardConfig(), run=Path("runs/old"))
+    for part in (
+        "reward.min_accuracy = 65%",
+        "--run NEW --reuse runs/old",
+        "reward.validation_share",
+        "compare.responses",
+        "reward.min_accuracy=0",
+    ):
+        assert part in str(refused.value)
+    assert "orders" not in str(refused.value)
+
+
+def test_the_gate_stands_open_where_nothing_was_held_out_and_nothing_is_asked():
+    require_accuracy(ordering(()), section=RewardConfig(min_accuracy=0.0), run=Path("runs/old"))
 
 
 def test_a_missing_account_of_the_reward_model_names_the_command(tmp_path):

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from charter.cli import app
 from charter.config import load_config
 from charter.console import Silent
-from charter.errors import GuardError, RunError
+from charter.errors import GuardError, PromptError, RunError
 from charter.pipeline import Request, run_pipeline, stages_of
+from charter.pipeline.gathering import gathered, human_preferences
 from charter.pipeline.rewarding import require_accurate_reward
 from charter.pipeline.workspace import open_workspace
 from tests.feedback.learners import preference
@@ -90,6 +91,17 @@ def test_the_reward_model_starts_where_its_base_says(project, tmp_path, tiny_mod
     assert outcome.manifest.stages["reward"].entered == 30
     figures = json.loads((tmp_path / "run" / "metrics" / "reward.json").read_text())
     assert list(figures["by_source"]) == ["human"]
+
+
+def test_people_of_whom_no_preference_can_be_used_are_not_passed_over(project, tmp_path):
+    people = tmp_path / "people.jsonl"
+    people.write_text('{"chosen": "Hello."}\n')
+    settings = (*SETTINGS, "compare.revised_share=0", f"compare.human={{path: {people}}}")
+    request = Request(config=project, run=tmp_path / "run", overrides=settings)
+    with open_workspace(request, progress=Silent()) as workspace:
+        for read in (gathered, human_preferences):
+            with pytest.raises(PromptError, match=r"people\.jsonl: no usable pair(?s:.)*:1: no"):
+                read(workspace)
 
 
 def test_without_any_preferences_the_stage_says_where_they_come_from(project, tmp_path):

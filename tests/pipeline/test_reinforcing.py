@@ -10,7 +10,7 @@ import torch
 from charter import cli
 from charter.config import ModelSource, ReinforceConfig, load_config
 from charter.console import Silent
-from charter.errors import ConfigError, GuardError, RunError
+from charter.errors import ConfigError, GuardError, PromptError, RunError
 from charter.feedback.ordering import ordering
 from charter.feedback.scoring import load_scorer
 from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
@@ -129,6 +129,25 @@ def test_a_prompt_without_room_for_a_response_is_counted_and_left_out(
     tally = run(judged, folder, *settings, only="reinforce").manifest.stages["reinforce"]
     assert (tally.done, tally.reasons) == (24, {"overlong": 1})
     assert run(judged, folder, *settings, only="reinforce").manifest.stages["reinforce"] == tally
+
+
+def test_where_no_prompt_leaves_room_for_a_response_the_length_is_named(
+    judged, taught, reward_model
+):
+    settings = (f"reinforce.reward={reward_model}", "reinforce.max_new_tokens=512")
+    folder = taught(*settings)
+    with pytest.raises(PromptError) as refused:
+        run(judged, folder, *settings, only="reinforce")
+    said = str(refused.value)
+    assert "RL has 0 prompts" in said
+    assert "24 more are left out" in said
+    assert "`reinforce.max_new_tokens` = 512 behind them. Lower that" in said
+
+
+def test_too_few_prompts_are_to_be_more_where_none_is_overlong():
+    section = ReinforceConfig()
+    with pytest.raises(PromptError, match=r"RL has 1 prompts.*to watch\. Name more in"):
+        divided_prompts([asked(1, "what")], section=section, near_duplicate=0.8, seed=0)
 
 
 def test_a_result_that_cannot_be_read_says_what_to_delete_and_is_made_again(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from charter.errors import PromptError
-from charter.prompts import AnswerPair, Quarantined, check_pairs, read_pairs
+from charter.prompts import AnswerPair, Quarantined, check_pairs, read_pairs, usable_pairs
 
 HELLO = "\n\nHuman: Hi\n\nAssistant: Hello."
 WHAT = "\n\nHuman: Hi\n\nAssistant: What?"
@@ -64,3 +64,30 @@ def test_a_missing_file_names_the_setting(tmp_path):
         list(read_pairs(tmp_path / "none.jsonl"))
     (problem,) = check_pairs(tmp_path / "none.jsonl")
     assert "no such file" in problem.message
+
+
+def test_usable_pairs_leave_out_the_bad_ones_and_tell_of_them(tmp_path):
+    path = tmp_path / "people.jsonl"
+    path.write_text(f"{json.dumps({'chosen': HELLO, 'rejected': WHAT})}\nnot json\n")
+    bad = []
+    (pair,) = usable_pairs(path, on_bad=bad.append)
+    assert pair.chosen == "Hello."
+    assert [row.line for row in bad] == [2]
+    assert [problem.line for problem in check_pairs(path)] == [2]
+
+
+@pytest.mark.parametrize("count", [0, 2, 5])
+def test_a_file_without_one_usable_pair_is_an_error_with_the_first_reasons(tmp_path, count):
+    path = tmp_path / "people.jsonl"
+    path.write_text("not json\n" * count)
+    with pytest.raises(PromptError, match=r"people\.jsonl: no usable pair of answers") as refused:
+        list(usable_pairs(path, on_bad=lambda _: None))
+    said = str(refused.value)
+    assert f"({count} rows quarantined)" in said
+    assert "take `compare.human` out" in said
+    assert [f"people.jsonl:{line}: not JSON" in said for line in range(1, 6)] == [
+        line <= min(count, 3) for line in range(1, 6)
+    ]
+    whole, *rows = check_pairs(path)
+    assert f"no usable pair of answers ({count} rows quarantined)" in whole.message
+    assert len(rows) == count

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, cast, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from charter.config.section import Fraction, Kind, Section
 from charter.config.sources import Source
 from charter.config.training import LoraConfig, TrainingConfig
+
+_ROUNDING = 1e-9
 
 
 class HumanPreferences(Section):
@@ -67,6 +69,17 @@ class CompareConfig(Section):
         low, high = self.clamp
         if not low < 0.5 < high:
             raise ValueError("`clamp` is two probabilities around 0.5, the lower one first")
+        return self
+
+    @model_validator(mode="after")
+    def _mix_can_be_met(self) -> CompareConfig:
+        mix = self.mix or {}
+        if len(mix) == len(get_args(Kind)) and sum(mix.values()) < 1.0 - _ROUNDING:
+            raise ValueError(
+                f"the shares in `mix` are largest ones and add up to {sum(mix.values()):g}, so no "
+                "prompts can meet them: raise them to 1 in all, or leave out the kind that may "
+                "make up the rest"
+            )
         return self
 
 

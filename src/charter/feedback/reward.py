@@ -70,8 +70,7 @@ def reward(
         preferences: What it learns from.
         validation: Preferences on other prompts: for the turning point, and to be ordered.
         section: How it is trained.
-        pupil: The causal language model whose backbone carries the head; its own weights are
-            given up.
+        pupil: The causal language model whose backbone carries the head; its weights are given up.
         constitution: What the preferences were made under; for the model card.
         seed: Of the run.
         places: Where model, checkpoints and metrics go.
@@ -136,12 +135,21 @@ def require_accuracy(ordered: Ordering, *, section: RewardConfig, run: Path) -> 
         run: Whose reward model it is; settings can only be changed in another one.
 
     Raises:
-        GuardError: It orders fewer held-out pairs as their labels say than `min_accuracy`.
+        GuardError: It orders fewer held-out pairs as their labels say than `min_accuracy`, or there
+            are none to tell by.
     """
     judged, least = ordered.judged, section.min_accuracy
     accuracy = judged if judged is not None and judged.n else ordered.accuracy
-    if accuracy.rate is not None and accuracy.rate >= least:
+    if least == 0.0 or (accuracy.rate is not None and accuracy.rate >= least):
         return
+    if accuracy.rate is None:
+        raise GuardError(
+            "there are no held-out pairs to judge the reward model by, or none whose label prefers "
+            f"a response; RL needs some, for reward.min_accuracy = {least:.0%}. All that was made "
+            f"is kept. Go on in another run (--run NEW --reuse {run}): hold out more "
+            "(reward.validation_share), make more preferences (compare.responses, more prompts), "
+            "or go on unmeasured (reward.min_accuracy=0)"
+        )
     raise GuardError(
         f"the reward model orders {accuracy_text(accuracy)} as their labels say; RL needs "
         f"reward.min_accuracy = {least:.0%}, or it would learn noise. All that was made is "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from charter.feedback.compare import Chosen, at_most, chosen_prompts
 from charter.feedback.preferences import apart_from, each_once, human_row, revised_row
 from charter.pipeline.workspace import Workspace
-from charter.prompts import PromptCounts, Quarantined, count_prompts, read_pairs, read_prompts
+from charter.prompts import PromptCounts, Quarantined, count_prompts, read_prompts, usable_pairs
 from charter.records import (
     PreferencePair,
     PreferenceSource,
@@ -46,7 +46,7 @@ def gathered(workspace: Workspace) -> Material:
     """Reads the prompts and the other sources of preferences; writes down the unusable rows.
 
     Raises:
-        PromptError: No prompt is usable, or a file is missing.
+        PromptError: No prompt is usable, or none of people's preferences, or a file is missing.
         ConfigError: The mix of kinds cannot be had.
         RunError: What `revise` wrote cannot be read.
     """
@@ -127,7 +127,11 @@ def _revised(workspace: Workspace) -> list[PreferencePair]:
 
 
 def human_preferences(workspace: Workspace) -> list[PreferencePair]:
-    """People's preferences, each once; the rows that are none are written down."""
+    """People's preferences, each once; the rows that are none are written down.
+
+    Raises:
+        PromptError: They are named, but not one can be used.
+    """
     people, unusable = _human(workspace)
     _write_down(unusable, workspace=workspace)
     return each_once(people)
@@ -139,14 +143,12 @@ def _human(workspace: Workspace) -> tuple[list[PreferencePair], list[Quarantined
     human = config.compare.human
     if human is None:
         return [], []
-    rows: list[PreferencePair] = []
     unusable: list[Quarantined] = []
-    for pair in read_pairs(human.path):
-        if isinstance(pair, Quarantined):
-            unusable.append(pair)
-            continue
-        system = config.prompts.system or config.finetune.system
-        rows.append(human_row(pair, p_chosen=human.p_chosen, seed=config.seed, system=system))
+    system = config.prompts.system or config.finetune.system
+    rows = [
+        human_row(pair, p_chosen=human.p_chosen, seed=config.seed, system=system)
+        for pair in usable_pairs(human.path, on_bad=unusable.append)
+    ]
     return rows, unusable
 
 

@@ -88,18 +88,27 @@ class Parts(NamedTuple):
 
 
 def divided_prompts(
-    prompts: Sequence[Prompt], *, section: ReinforceConfig, near_duplicate: float, seed: int
+    prompts: Sequence[Prompt],
+    *,
+    section: ReinforceConfig,
+    near_duplicate: float,
+    seed: int,
+    overlong: int = 0,
 ) -> Parts:
     """Which prompts are learnt from and which watch: near-identical ones are on one side.
+
+    Args:
+        prompts: Those that leave room for a response.
+        section: Says how many watch.
+        near_duplicate: Prompts this similar are near-identical.
+        seed: Of the run.
+        overlong: How many others leave no room.
 
     Raises:
         PromptError: There are too few for both.
     """
     if len(prompts) < 2:
-        raise PromptError(
-            f"RL has {len(prompts)} prompts, and needs some to learn from and others to watch. "
-            "Name more in `prompts.rl`."
-        )
+        raise PromptError(_too_few(len(prompts), overlong=overlong, section=section))
     # At most half: a monitor that takes most prompts leaves nothing to learn from.
     count = min(section.monitor_prompts, len(prompts) // 2)
     watching = validation_prompts(
@@ -116,6 +125,18 @@ def divided_prompts(
     )
 
 
+def _too_few(count: int, *, overlong: int, section: ReinforceConfig) -> str:
+    """Why so many prompts are too few, and what to do."""
+    needs = f"RL has {count} prompts, and needs some to learn from and others to watch"
+    if not overlong:
+        return f"{needs}. Name more in `prompts.rl`."
+    return (
+        f"{needs}; {overlong} more are left out, since the model has no room for "
+        f"`reinforce.max_new_tokens` = {section.max_new_tokens} behind them. Lower that, or name "
+        "more and shorter prompts in `prompts.rl`."
+    )
+
+
 async def _train(
     workspace: Workspace, prompts: Sequence[Prompt], *, places: Places
 ) -> ReinforceResult:
@@ -124,8 +145,13 @@ async def _train(
     source = sft_source(workspace)
     loaded = load(source)
     room = [prompt for prompt in prompts if _has_room(prompt, loaded, section=section)]
+    overlong = len(prompts) - len(room)
     parts = divided_prompts(
-        room, section=section, near_duplicate=config.reward.near_duplicate, seed=config.seed
+        room,
+        section=section,
+        near_duplicate=config.reward.near_duplicate,
+        seed=config.seed,
+        overlong=overlong,
     )
     lr = section.lr
     if lr == "auto":
@@ -158,7 +184,7 @@ async def _train(
         trail,
         prompts=len(parts.learnt_from),
         watched=len(parts.watched),
-        overlong=len(prompts) - len(room),
+        overlong=overlong,
         section=section,
         lr=lr,
         parameters=(sum(n for n, _ in counts), sum(n for n, trained in counts if trained)),

@@ -25,6 +25,7 @@ from charter.prompts.files import (
     read_pairs,
     read_prompts,
     read_rows,
+    usable_pairs,
 )
 from charter.prompts.row import AnswerPair
 
@@ -39,4 +40,5 @@ __all__ = [
     "read_pairs",
     "read_prompts",
     "read_rows",
+    "usable_pairs",
 ]

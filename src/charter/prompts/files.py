@@ -117,11 +117,38 @@ def read_pairs(path: Path) -> Iterator[AnswerPair | Quarantined]:
             yield Quarantined(path=path, line=line, reason=reason_for(error))
 
 
+def usable_pairs(path: Path, *, on_bad: Callable[[Quarantined], None]) -> Iterator[AnswerPair]:
+    """The usable rows of a file of preferences, in order; `on_bad` hears of each bad one.
+
+    Raises:
+        PromptError: The file is missing or not JSONL, or, after its last row, none was usable.
+    """
+    usable, bad = 0, 0
+    examples: list[Problem] = []
+    for row in read_pairs(path):
+        if isinstance(row, Quarantined):
+            on_bad(row)
+            bad += 1
+            examples = [*examples, row.problem][:_EXAMPLES]
+            continue
+        usable += 1
+        yield row
+    if not usable:
+        raise PromptError("\n".join([f"{path}: {_none_paired(bad)}", *map(str, examples)]))
+
+
 def check_pairs(path: Path) -> list[Problem]:
     """Everything wrong with a file of preferences and its rows."""
     if obstacle := _obstacle(path, setting="compare.human"):
         return [Problem(path, obstacle)]
-    return [row.problem for row in read_pairs(path) if isinstance(row, Quarantined)]
+    usable = 0
+    problems: list[Problem] = []
+    for row in read_pairs(path):
+        if isinstance(row, Quarantined):
+            problems.append(row.problem)
+        else:
+            usable += 1
+    return problems if usable else [Problem(path, _none_paired(len(problems))), *problems]
 
 
 def count_prompts(
@@ -178,6 +205,14 @@ def _none_usable(sources: Sequence[PromptSource], counts: PromptCounts) -> str:
     return (
         f"no usable prompt in {files} ({counts.quarantined} rows quarantined). "
         'Each line is a prompt: {"prompt": "What the user asks"}, or `messages`, or a transcript.'
+    )
+
+
+def _none_paired(quarantined: int) -> str:
+    return (
+        f"no usable pair of answers ({quarantined} rows quarantined). Each line holds two whole "
+        "dialogues that differ in their last answer, `chosen` and `rejected`: mend the rows, or "
+        "take `compare.human` out."
     )
 
 

@@ -30,11 +30,11 @@ def cost(
     """
     graded, heldout = graded or constitution, prompts["heldout"].valid
     costs = [f"{_to_revise(config, constitution, prompts=prompts['train'].valid)} to revise"]
-    if len(config.learn) > 1:  # all but `sft` is learnt from preferences
-        asked = prompts["rl" if config.prompts.rl else "train"].valid
+    asked = prompts["rl" if config.prompts.rl else "train"].valid
+    if config.compares:
         costs.append(f"{_to_compare(config, constitution, prompts=asked)} to compare")
-        if "rl" in config.learn:
-            costs.append(f"{_to_reinforce(config, constitution, prompts=asked)} to reinforce")
+    if "rl" in config.learn:
+        costs.append(f"{_to_reinforce(config, constitution, prompts=asked)} to reinforce")
     costs.append(
         f"{_to_evaluate(config, constitution, graded=graded, prompts=heldout)} to evaluate"
     )
@@ -112,7 +112,7 @@ def _negatives(config: Config) -> int:
 def _to_reinforce(config: Config, constitution: Constitution, *, prompts: int) -> _Calls:
     """For the rollouts of all steps, the looks, and the judge's word on either.
 
-    The judge was measured on the principles' tests before; what it says twice it is asked once.
+    Where the judge was measured on the principles' tests before, its threshold is there.
     """
     section = config.reinforce
     rollouts = section.steps * min(section.prompts_per_step, prompts) * section.group
@@ -120,7 +120,7 @@ def _to_reinforce(config: Config, constitution: Constitution, *, prompts: int) -
     # The reference speaks first: all later looks compare with what it said.
     looked = watched * ceil(section.steps / section.monitor_every)
     # A group is a ring: each response is compared with the next.
-    ring = rollouts if "judge" in section.rewards else 0
+    ring = rollouts if section.reward == "judge" else 0
     weighing = _to_weigh(config, constitution, pairs=ring + looked)
     screened = ring + looked + watched
     return _Calls(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from charter.config import STARTER, Config, PromptSource, load_config
 from charter.constitution import Constitution, load_constitution
 from charter.cost import cost
 from charter.errors import ConfigError, ConstitutionError
-from charter.feedback.rewards import PYTHON
+from charter.feedback.rewards import PYTHON, named_function
 from charter.prompts import PromptCounts, check_pairs, check_prompts
 
 STARTER_PROJECT = Path(str(files("charter"))) / "starter"
@@ -189,31 +188,12 @@ def _check_rewards(config: Config, report: CheckReport) -> None:
     settings = ("reinforce.reward", "reinforce.constraint.reward")
     for setting, source in zip(settings, config.reinforce.rewards, strict=False):
         if source.startswith(PYTHON):
-            obstacle = _no_function(source)
-        elif source in ("model", "judge") or Path(source).is_dir():
-            obstacle = None
-        else:
-            obstacle = (
-                "no such directory. Name `model`, `judge`, a reward model's directory, or "
-                "`python:MODULE:FUNCTION`."
+            try:
+                named_function(source)
+            except ConfigError as error:
+                report.problems.append(f"{setting}: {error}")
+        elif source not in ("model", "judge") and not Path(source).is_dir():
+            report.problems.append(
+                f"{setting}: {source}: no such directory. Name `model`, `judge`, a reward model's "
+                "directory, or `python:MODULE:FUNCTION`."
             )
-        if obstacle is not None:
-            report.problems.append(f"{setting}: {source}: {obstacle}")
-
-
-def _no_function(source: str) -> str | None:
-    """Why the source names no Python function, and what to do; None where it does.
-
-    Its module is imported, as RL will: nothing less shows that it can be.
-    """
-    module, _, name = source.removeprefix(PYTHON).partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        return (
-            f"{error}. Write `python:MODULE:FUNCTION`, and run where the module can be imported "
-            "(PYTHONPATH)."
-        )
-    if callable(function):
-        return None
-    return f"`{name}` is no function but {type(function).__name__}. Name one that can be called."

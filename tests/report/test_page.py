@@ -243,10 +243,10 @@ def test_a_constraint_of_rl_is_drawn_with_its_level_and_its_weight(run):
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in bounded))
     with (run / "config.yaml").open("a") as file:
-        file.write("reinforce: {constraint: {reward: judge, level: 0.625}}\n")
+        file.write("reinforce: {constraint: {reward: model, level: 0.625}}\n")
     found = charts_of(run, "reinforcement")
     assert "level 0.625" in found["The constraint"].picture
-    assert found["The constraint"].caption.startswith("The second reward, judge, ")
+    assert found["The constraint"].caption.startswith("The second reward, model, ")
     assert "The constraint's weight" in found
 
 

@@ -40,6 +40,11 @@ class Config(Section):
         """The columns of the evaluation: as asked for, or all there are."""
         return self.evaluate.columns or (*UNTRAINED, *self.learn)
 
+    @property
+    def compares(self) -> bool:
+        """Whether anything is learnt from preferences: by dpo, or by a reward model for rl."""
+        return "dpo" in self.learn or ("rl" in self.learn and "model" in self.reinforce.rewards)
+
     @model_validator(mode="before")
     @classmethod
     def _empty_sections_are_defaults(cls, data: Any) -> Any:

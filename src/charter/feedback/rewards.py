@@ -11,6 +11,7 @@ import importlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
+from typing import Any
 
 from charter.config import ReinforceConfig
 from charter.errors import ConfigError, GuardError
@@ -35,14 +36,7 @@ def by_function(source: str) -> Reward:
     Raises:
         ConfigError: There is no such function.
     """
-    module, _, name = source.removeprefix(PYTHON).partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"reward {source}: {error}. Write `python:MODULE:FUNCTION`, and run where the module "
-            "can be imported (PYTHONPATH)."
-        ) from error
+    function = named_function(source)
 
     async def reward(rollouts: Sequence[Rollouts]) -> list[list[float]]:
         prompts = [one.prompt for one in rollouts for _ in one.responses]
@@ -59,6 +53,28 @@ def by_function(source: str) -> Reward:
         return _by_prompt(given, rollouts, source=source)
 
     return reward
+
+
+def named_function(source: str) -> Callable[..., Any]:
+    """What `python:MODULE:FUNCTION` names; its module is imported.
+
+    Raises:
+        ConfigError: There is no such function.
+    """
+    module, _, name = source.removeprefix(PYTHON).partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever somebody else's module may raise
+        raise ConfigError(
+            f"reward {source}: {type(error).__name__}: {error}. Write `python:MODULE:FUNCTION`, "
+            "and run where the module can be imported (PYTHONPATH)."
+        ) from error
+    if not callable(function):
+        raise ConfigError(
+            f"reward {source}: `{name}` is no function but {type(function).__name__}. Name one "
+            "that can be called."
+        )
+    return function
 
 
 def by_scores(

@@ -66,8 +66,8 @@ def _why_not(stage: Stage, config: Config) -> _Unneeded | None:
             f"`learn` is {', '.join(learn)}, which needs no stage `{stage}`",
             f"'learn=[sft, {min(_NEEDED_FOR[stage], key=_LEARNT.index)}]'",
         )
-    for_a_reward_model = stage == "reward" or (stage == "compare" and "dpo" not in learn)
-    if for_a_reward_model and "model" not in config.reinforce.rewards:
+    needs_a_model = stage == "reward" or (stage == "compare" and not config.compares)
+    if needs_a_model and "model" not in config.reinforce.rewards:
         return _Unneeded(
             f"`reinforce.reward` is {config.reinforce.reward}, which needs no stage `{stage}`",
             "reinforce.reward=model",

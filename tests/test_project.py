@@ -68,10 +68,6 @@ def config(tmp_path):
         ),
         # 3 x 4 x 2 rollouts, 2 looks; (24 + 6) x 2 screened, (24 + 4) x 2 x (2 + 1) weighed.
         ([*JUDGED, "reinforce.reward=judge"], "30 texts and 228 questions to reinforce"),
-        (
-            [*JUDGED, "reinforce.constraint={reward: judge, level: 0.5}"],
-            "30 texts and 228 questions to reinforce",
-        ),
         # 30 + 28 x 2 x (2 + 1) x 2.
         (
             [*JUDGED, "reinforce.reward=judge", "compare.votes=2"],

@@ -13,13 +13,14 @@ from transformers import AutoModelForSequenceClassification
 from charter.config import LoraConfig, RewardConfig
 from charter.errors import GuardError, RunError
 from charter.feedback.ordering import ordering
+from charter.feedback.pairs import encoded_pairs
 from charter.feedback.reward import read_ordering, require_accuracy, reward
 from charter.feedback.scoring import RewardScorer, load_scorer
 from charter.learning.grids import Group
 from charter.learning.pairs import Pair, reward_task
 from charter.learning.scalar import scalar_model
 from charter.learning.tree import fitting_layout
-from charter.records import user
+from charter.records import Completion, user
 from tests.feedback.learners import (
     WINNER,
     InterruptedAfter,
@@ -203,6 +204,26 @@ def test_what_was_scored_before_changes_no_bit_of_a_reward():
     practised, fresh = (RewardScorer(model, encoder=pupil.encoder) for _ in range(2))
     practised.rewards_of_groups(lone)
     assert practised.rewards_of_groups(uneven) == fresh.rewards_of_groups(uneven)
+
+
+@pytest.mark.parametrize("cut_off", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_scorer_reads_a_response_as_training_reads_it(cut_off):
+    pupil, asked = new_pupil(), preference(1)
+    provenance = asked.provenance.model_copy(update={"cut_off": cut_off})
+    pair = asked.model_copy(update={"provenance": provenance})
+    encoded = encoded_pairs([pair], section=SECTION, pupil=pupil, stage="reward").kept[pair.id]
+    ends = [ids[-1] == pupil.encoder.terminator for ids in encoded.group.completions]
+    assert ends == [not is_cut for is_cut in cut_off]
+
+    scorer = RewardScorer(scalar_model(pupil.model, pad_id=0, seed=0).eval(), encoder=pupil.encoder)
+    said = [
+        Completion(text=f" {turn.content}\n", finish="length" if is_cut else "stop")
+        for (turn,), is_cut in zip((pair.chosen, pair.rejected), cut_off, strict=True)
+    ]
+    read = scorer.rewards_of_all([(pair.prompt, said)])
+    assert read == scorer.rewards_of_groups([encoded.group])
+    whole = scorer.rewards(pair.prompt, [turn.content for (turn,) in (pair.chosen, pair.rejected)])
+    assert [one != other for one, other in zip(read[0], whole, strict=True)] == [*cut_off]
 
 
 def test_the_gate_refuses_where_nothing_was_held_out():

@@ -17,7 +17,7 @@ from charter.learning.grids import Group
 from charter.learning.measured import rewards_of
 from charter.learning.scalar import load_scalar_model
 from charter.learning.tree import fitting_layout
-from charter.records import Dialogue
+from charter.records import Completion, Dialogue
 
 _TOKENS_PER_BATCH = 8192
 
@@ -44,19 +44,23 @@ class RewardScorer:
         self._tokens_per_batch = tokens_per_batch
 
     def rewards(self, dialogue: Dialogue, responses: Sequence[str]) -> list[float]:
-        """The reward of each response to a dialogue, in nats.
+        """The reward of each finished response to a dialogue, in nats.
 
         Raises:
             OverlongError: A response does not fit the model.
             EncodingError: The template refuses the dialogue.
         """
-        (rewards,) = self.rewards_of_all([(dialogue, responses)])
+        finished = [Completion(text=text, finish="stop") for text in responses]
+        (rewards,) = self.rewards_of_all([(dialogue, finished)])
         return rewards
 
     def rewards_of_all(
-        self, answered: Sequence[tuple[Dialogue, Sequence[str]]]
+        self, answered: Sequence[tuple[Dialogue, Sequence[Completion]]]
     ) -> list[list[float]]:
         """The same for many dialogues at once, in their order; each needs a response.
+
+        Responses are read as training shows them: without space around them, and with a terminator
+        unless they were cut off.
 
         Raises:
             OverlongError: A response does not fit the model.
@@ -81,7 +85,7 @@ class RewardScorer:
         )
         return [list(found[name]) for name in named]
 
-    def fits(self, dialogue: Dialogue, responses: Sequence[str]) -> bool:
+    def fits(self, dialogue: Dialogue, responses: Sequence[Completion]) -> bool:
         """Whether the model can read each of these responses to a dialogue."""
         return self._longest(self._group(dialogue, responses)) <= (self._context or math.inf)
 
@@ -93,8 +97,11 @@ class RewardScorer:
     def _longest(self, group: Group) -> int:
         return len(group.prompt) + max(map(len, group.completions))
 
-    def _group(self, dialogue: Dialogue, responses: Sequence[str]) -> Group:
-        examples = [self.encoder.example(dialogue, response) for response in responses]
+    def _group(self, dialogue: Dialogue, responses: Sequence[Completion]) -> Group:
+        examples = [
+            self.encoder.example(dialogue, each.text.strip(), ends=each.finish != "length")
+            for each in responses
+        ]
         at = examples[0].prompt_length
         return Group(examples[0].ids[:at], tuple(example.ids[at:] for example in examples))
 

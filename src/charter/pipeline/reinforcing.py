@@ -292,12 +292,7 @@ def _reward(source: str, workspace: Workspace, *, versus: Versus) -> Reward:
             f"reward {source}: {directory} is no directory. Name `model` (after `charter reward`), "
             "`judge`, a reward model's directory, or `python:MODULE:FUNCTION`."
         )
-    scorer = reward_scorer(workspace, directory)
-
-    def score(answered: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[float]]:
-        return scorer.rewards_of_all([(prompt.messages, texts) for prompt, texts in answered])
-
-    return by_scores(score)
+    return by_scores(reward_scorer(workspace, directory).rewards_of_all)
 
 
 def _directory(source: str, workspace: Workspace) -> Path | None:

@@ -158,6 +158,12 @@ class Revision(Record):
         """The response after the last round."""
         return self.rounds[-1].revision if self.rounds else self.response.text
 
+    @property
+    def finish(self) -> Finish:
+        """How `final` ended: as the last revision did, or the response where none was written."""
+        written: list[Finish] = [each.finish for each in self.rounds if each.outcome == "revised"]
+        return written[-1] if written else self.response.finish
+
 
 class Provenance(Record):
     """Where a training example comes from."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from charter.records import Completion, Dialogue, Sampling, Usage
+from charter.records import Completion, Dialogue, Finish, Sampling, Usage
 
 
 class SpokenModel:
@@ -19,14 +19,16 @@ class SpokenModel:
         self,
         say: Callable[[Dialogue, int], str] = lambda *_: "",
         choose: Callable[[Dialogue], dict[str, float]] = lambda _: {"yes": -3.0, "no": -0.05},
+        end: Callable[[Dialogue], Finish] = lambda _: "stop",
     ) -> None:
-        self.say, self.weigh = say, choose
+        self.say, self.weigh, self.end = say, choose, end
         self.asked: list[tuple[Dialogue, Sampling | None, int | None]] = []
 
     async def generate(self, dialogue: Dialogue, *, sampling: Sampling, seed: int) -> Completion:
         self.asked.append((dialogue, sampling, seed))
         usage = Usage(prompt_tokens=10, completion_tokens=5)
-        return Completion(text=self.say(dialogue, seed), finish="stop", usage=usage)
+        text, finish = self.say(dialogue, seed), self.end(dialogue)
+        return Completion(text=text, finish=finish, usage=usage)
 
     async def choose(self, dialogue: Dialogue, *, choices: Sequence[str]) -> dict[str, float]:
         self.asked.append((dialogue, None, None))

@@ -1,4 +1,7 @@
 import asyncio
+import math
+
+import pytest
 
 from charter.config import EvaluateConfig, ReviseConfig
 from charter.constitution import Constitution, Principle
@@ -45,8 +48,14 @@ def test_the_rules_follow_a_system_turn_that_is_there(spoken_model):
     assert len(own) == 2
 
 
-def revised(say, spoken_model):
-    model = spoken_model(say=say, choose=lambda _: {"yes": -0.1, "no": -2.4})
+def test_a_plain_columns_answer_says_that_it_was_cut_off(spoken_model):
+    model = spoken_model(end=lambda _: "length")
+    answer = asyncio.run(answering(model, section=SECTION, rules=None).answer(PROMPT, 1))
+    assert answer.finish == "length"
+
+
+def revised(say, spoken_model, **changes):
+    model = spoken_model(say=say, **({"choose": lambda _: {"yes": -0.1, "no": -2.4}} | changes))
     reviser = Reviser(
         constitution=RULES,
         critic=model,
@@ -63,6 +72,22 @@ def test_a_revising_column_answers_with_the_revision_and_pays_for_all_its_calls(
     assert answer.text == "Bo is fine."
     assert answer.calls == 4
     assert answer.usage.completion_tokens == 15
+
+
+@pytest.mark.parametrize(
+    ("p_broken", "cut_turns", "finish"),
+    [(0.9, 5, "length"), (0.9, 1, "stop"), (0.1, 1, "length")],
+)
+def test_a_revising_columns_answer_ends_as_the_text_that_it_kept(
+    spoken_model, p_broken, cut_turns, finish
+):
+    _, answer = revised(
+        lambda *_: "Bo is a fool.",
+        spoken_model,
+        choose=lambda _: {"yes": math.log(p_broken), "no": math.log(1 - p_broken)},
+        end=lambda dialogue: "length" if len(dialogue) == cut_turns else "stop",
+    )
+    assert answer.finish == finish
 
 
 def test_a_revising_column_starts_from_the_answer_that_the_plain_column_gives(spoken_model):

@@ -9,7 +9,7 @@ from charter.constitution import Constitution, Principle
 from charter.errors import BackendError, FailureLimitError, PromptError
 from charter.evaluation.answers import Answer, Respondent
 from charter.evaluation.evaluate import evaluate
-from charter.evaluation.figures import Evaluation
+from charter.evaluation.figures import Evaluation, GradedAnswer
 from charter.evaluation.judging import Judge
 from charter.evaluation.summary import summarise
 from charter.records import Prompt, Usage, user
@@ -31,7 +31,7 @@ METRICS = ("violation", "helpful", "refusal", "alternative", "neither")
 
 def saying(text: str):
     async def answer(prompt: Prompt, seed: int) -> Answer:
-        return Answer(text, Usage(prompt_tokens=7, completion_tokens=3), calls=1)
+        return Answer(text, "stop", Usage(prompt_tokens=7, completion_tokens=3), calls=1)
 
     return answer
 
@@ -65,6 +65,16 @@ def evaluated(store, *, judge=None, section=SECTION, **asked):
 
 def as_json(evaluation: Evaluation):
     return json.loads(evaluation.model_dump_json())
+
+
+def test_an_answer_keeps_how_it_ended_and_one_from_before_that_was_kept_is_whole(store):
+    async def cut(prompt: Prompt, seed: int) -> Answer:
+        return Answer("Your SS", "length", Usage(), calls=1)
+
+    for answer in answered(store, columns={"base": cut}).answers:
+        assert answer.finish == "length"
+        old = answer.model_dump(mode="json", exclude={"finish"})
+        assert GradedAnswer.model_validate(old).finish == "stop"
 
 
 def test_the_form_that_scripts_rely_on_is_kept(store):
@@ -130,7 +140,7 @@ def test_every_column_answers_a_prompt_under_the_same_seeds(store):
     def noting(column: str):
         async def answer(prompt: Prompt, seed: int) -> Answer:
             seeds[column].append((prompt.id, seed))
-            return Answer("", Usage(), calls=1)
+            return Answer("", "stop", Usage(), calls=1)
 
         return answer
 
@@ -185,7 +195,7 @@ def test_every_answer_is_given_back_in_order(store):
 def counting(asked: list[str], column: str):
     async def answer(prompt: Prompt, seed: int) -> Answer:
         asked.append(f"{column}/{prompt.id}")
-        return Answer("Here is a link.", Usage(), calls=1)
+        return Answer("Here is a link.", "stop", Usage(), calls=1)
 
     return answer
 
@@ -226,7 +236,7 @@ def failing_on(prompt_ids: set[str]):
     async def answer(prompt: Prompt, seed: int) -> Answer:
         if prompt.id in prompt_ids:
             raise BackendError(f"prompt {prompt.id} is too long")
-        return Answer("Here is a link.", Usage(), calls=1)
+        return Answer("Here is a link.", "stop", Usage(), calls=1)
 
     return answer
 
@@ -269,7 +279,7 @@ def tagged(*tags):
 def breaking_when(condition):
     async def answer(prompt: Prompt, seed: int) -> Answer:
         text = "Your SSN?" if condition(prompt) else "I can't, but here is a link."
-        return Answer(text, Usage(), calls=1)
+        return Answer(text, "stop", Usage(), calls=1)
 
     return answer
 

@@ -26,7 +26,7 @@ def figures(answers, score, fits=lambda *_: True):
 
 
 def by_text(rewards):
-    return lambda asked: [[rewards[text] for text in texts] for _, texts in asked]
+    return lambda asked: [[rewards[each.text] for each in said] for _, said in asked]
 
 
 def test_the_better_answer_is_either_columns():
@@ -44,6 +44,19 @@ def test_what_the_reward_model_cannot_read_is_counted():
     answers = [said(BROKEN, "base"), said(KEPT, "sft")]
     found = figures(answers, by_text({}), fits=lambda *_: False)
     assert (found.violation.n, found.overlong) == (0, 1)
+
+
+def test_the_reward_model_is_told_which_answers_were_cut_off():
+    cut = said(KEPT, "sft").model_copy(update={"finish": "length"})
+    read = []
+
+    def score(asked):
+        read.extend(answers for _, answers in asked)
+        return [[1.0, 0.0] for _ in asked]
+
+    figures([said(BROKEN, "base"), cut], score)
+    ((kept, broken),) = read
+    assert (kept.text, kept.finish, broken.finish) == (KEPT, "length", "stop")
 
 
 def test_equal_rewards_are_wrong():

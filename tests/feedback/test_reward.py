@@ -11,15 +11,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from charter.config import LoraConfig, RewardConfig
-from charter.errors import GuardError, RunError
+from charter.errors import GuardError, OverlongError, RunError
 from charter.feedback.ordering import ordering
+from charter.feedback.pairs import encoded_pairs
 from charter.feedback.reward import read_ordering, require_accuracy, reward
 from charter.feedback.scoring import RewardScorer, load_scorer
 from charter.learning.grids import Group
 from charter.learning.pairs import Pair, reward_task
 from charter.learning.scalar import scalar_model
 from charter.learning.tree import fitting_layout
-from charter.records import user
+from charter.records import Completion, user
 from tests.feedback.learners import (
     WINNER,
     InterruptedAfter,
@@ -221,6 +222,48 @@ def test_the_gate_says_how_to_hold_out_some_where_nothing_was():
 
 def test_the_gate_stands_open_where_nothing_was_held_out_and_nothing_is_asked():
     require_accuracy(ordering(()), section=RewardConfig(min_accuracy=0.0), run=Path("runs/old"))
+
+
+@pytest.mark.parametrize("cut_off", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_scorer_reads_a_response_as_training_reads_it(cut_off):
+    pupil, asked = new_pupil(), preference(1)
+    provenance = asked.provenance.model_copy(update={"cut_off": cut_off})
+    pair = asked.model_copy(update={"provenance": provenance})
+    encoded = encoded_pairs([pair], section=SECTION, pupil=pupil, stage="reward").kept[pair.id]
+    ends = [ids[-1] == pupil.encoder.terminator for ids in encoded.group.completions]
+    assert ends == [not is_cut for is_cut in cut_off]
+
+    scorer = RewardScorer(scalar_model(pupil.model, pad_id=0, seed=0).eval(), encoder=pupil.encoder)
+    said = [
+        Completion(text=f" {turn.content}\n", finish="length" if is_cut else "stop")
+        for (turn,), is_cut in zip((pair.chosen, pair.rejected), cut_off, strict=True)
+    ]
+    read = scorer.rewards_of_all([(pair.prompt, said)])
+    assert read == scorer.rewards_of_groups([encoded.group])
+    whole = scorer.rewards(pair.prompt, [turn.content for (turn,) in (pair.chosen, pair.rejected)])
+    assert [one != other for one, other in zip(read[0], whole, strict=True)] == [*cut_off]
+
+
+@pytest.mark.parametrize("over", [1, 4])
+def test_a_response_that_runs_over_the_context_is_read_as_far_as_that_goes(over):
+    pupil, dialogue, text = new_pupil(), (user("may i"),), "no please yes thanks my order"
+    whole = pupil.encoder.example(dialogue, text)
+    model = scalar_model(pupil.model, pad_id=0, seed=0).eval()
+    model.config.max_position_embeddings = len(whole.ids) - over
+    scorer = RewardScorer(model, encoder=pupil.encoder)
+    said = [Completion(text=text, finish="stop")]
+    assert not scorer.fits(dialogue, said)
+    prompt, response = whole.ids[: whole.prompt_length], whole.ids[whole.prompt_length :]
+    as_far = scorer.rewards_of_groups([Group(prompt, (response[:-over],))])
+    assert scorer.rewards_of_all([(dialogue, said)]) == as_far
+
+
+def test_a_dialogue_that_leaves_a_scorer_no_room_is_named_overlong():
+    pupil, dialogue = new_pupil(), (user("may i have my order"),)
+    model = scalar_model(pupil.model, pad_id=0, seed=0).eval()
+    model.config.max_position_embeddings = len(pupil.encoder.prompt_ids(dialogue))
+    with pytest.raises(OverlongError, match="no room for a response in the"):
+        RewardScorer(model, encoder=pupil.encoder).rewards(dialogue, ["no"])
 
 
 def test_a_missing_account_of_the_reward_model_names_the_command(tmp_path):

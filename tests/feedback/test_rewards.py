@@ -6,7 +6,7 @@ import pytest
 
 from charter.config import ReinforceConfig
 from charter.errors import ConfigError, GuardError
-from charter.feedback.rewards import by_function, by_judge, with_penalties
+from charter.feedback.rewards import by_function, by_judge, by_scores, with_penalties
 from charter.feedback.rollouts import Rollouts, prompts_of_step
 from charter.records import Completion, Prompt, user
 
@@ -83,6 +83,18 @@ def test_equal_responses_are_worth_the_same_and_nobody_is_asked():
         raise AssertionError
 
     assert asyncio.run(by_judge(never)([rollouts("a", "a ", "a")])) == [[0.5, 0.5, 0.5]]
+
+
+def test_a_scorer_is_told_which_responses_were_cut_off():
+    def score(answered):
+        return [
+            [float(response.finish == "length") for response in responses]
+            for dialogue, responses in answered
+            if dialogue == PROMPTS[0].messages
+        ]
+
+    asked = [rollouts("a", "b"), rollouts("a", finish="length")]
+    assert asyncio.run(by_scores(score)(asked)) == [[0.0, 0.0], [1.0]]
 
 
 def test_penalties_come_off_the_reward():

@@ -150,6 +150,22 @@ def test_too_few_prompts_are_to_be_more_where_none_is_overlong():
         divided_prompts([asked(1, "what")], section=section, near_duplicate=0.8, seed=0)
 
 
+def test_a_response_needs_room_in_the_reward_model_too(judged, taught, reward_model, tmp_path):
+    asked = "where is it " * 40
+    long = json.dumps({"id": "long", "prompt": asked}) + "\n"
+    (tmp_path / "rl.jsonl").write_text((tmp_path / "train.jsonl").read_text() + long)
+    settings = (f"prompts.rl={tmp_path}/rl.jsonl", f"reinforce.reward={reward_model}")
+    scorer = load_scorer(reward_model)
+    needed = len(scorer.encoder.prompt_ids((user(asked.strip()),))) + 4 + 1
+    assert needed < scorer.context  # which is the policy's too
+    settled = json.loads((reward_model / "config.json").read_text())
+    shorter = settled | {"max_position_embeddings": needed - 1}
+    (reward_model / "config.json").write_text(json.dumps(shorter))
+    folder = taught(*settings)
+    tally = run(judged, folder, *settings, only="reinforce").manifest.stages["reinforce"]
+    assert (tally.done, tally.reasons) == (24, {"overlong": 1})
+
+
 def test_a_result_that_cannot_be_read_says_what_to_delete_and_is_made_again(
     judged, taught, reward_model
 ):

@@ -17,7 +17,9 @@ from charter.model import Model
 from charter.records import (
     Completion,
     Dialogue,
+    Finish,
     Prompt,
+    Revision,
     Sampling,
     Usage,
     content_hash,
@@ -33,6 +35,7 @@ class Answer(NamedTuple):
     """What a column says to a prompt, and what it spent on it."""
 
     text: str
+    finish: Finish
     usage: Usage
     """Tokens of all texts read and written for it; asking for probabilities hides its own."""
     calls: int
@@ -61,7 +64,7 @@ def answering(model: Model, *, section: EvaluateConfig, rules: Constitution | No
         if rules is not None:
             dialogue = with_rules(dialogue, rules)
         completion = await _respond(model, dialogue, prompt, section=section, seed=seed)
-        return Answer(completion.text, completion.usage, calls=1)
+        return Answer(completion.text, completion.finish, completion.usage, calls=1)
 
     shaping = {
         "model": model.fingerprint,
@@ -92,7 +95,8 @@ def revising(model: Model, *, section: EvaluateConfig, reviser: Reviser) -> Resp
             reviser=_Metered(reviser.reviser, bill=bill),
         )
         rounds = await revise_response(prompt, response=first.text, reviser=metered, seed=seed)
-        return Answer(rounds[-1].revision, bill.usage, bill.calls)
+        revision = Revision(prompt=prompt, response=first, rounds=rounds)
+        return Answer(revision.final, revision.finish, bill.usage, bill.calls)
 
     shaping = {
         "models": [each.fingerprint for each in (model, reviser.critic, reviser.reviser)],

@@ -177,6 +177,7 @@ async def _graded(
         tags=prompt.tags,
         sample=question.sample,
         text=answer.text,
+        finish=answer.finish,
         grades=grade(prompt, text=answer.text, principles=constitution.principles),
         judgement=None
         if judge is None

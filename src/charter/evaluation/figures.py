@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from charter.evaluation.graders import Grades
 from charter.evaluation.judging import Agreement, Judgement
-from charter.records import Kind, Record, Usage
+from charter.records import Finish, Kind, Record, Usage
 
 
 class GradedAnswer(Record):
@@ -25,6 +25,8 @@ class GradedAnswer(Record):
     sample: int
     """Which of the column's answers to the prompt it is, from 0."""
     text: str
+    finish: Finish = "stop"
+    """How it ended; `length` means it was cut off."""
     grades: Grades
     judgement: Judgement | None
     """None where no judge graded it."""

@@ -8,11 +8,11 @@ from charter.evaluation.columns import BASE
 from charter.evaluation.figures import GradedAnswer, Rate, RewardFigures
 from charter.evaluation.rates import rate_of
 from charter.intervals import Cluster
-from charter.records import Dialogue, Kind
+from charter.records import Completion, Dialogue, Kind
 
-Score = Callable[[Sequence[tuple[Dialogue, Sequence[str]]]], list[list[float]]]
+Score = Callable[[Sequence[tuple[Dialogue, Sequence[Completion]]]], list[list[float]]]
 """The rewards of the responses to each dialogue; see `RewardScorer.rewards_of_all`."""
-Fits = Callable[[Dialogue, Sequence[str]], bool]
+Fits = Callable[[Dialogue, Sequence[Completion]], bool]
 """See `RewardScorer.fits`."""
 _Pair = tuple[GradedAnswer, GradedAnswer]
 """The better answer, then the worse."""
@@ -39,8 +39,8 @@ def reward_figures(
         fits: Whether it can read such responses; pairs that it cannot read are only counted.
     """
     told = list(_pairs(answers, columns=columns))
-    pairs = [pair for pair in told if fits(dialogues[pair[0].prompt_id], _texts(pair))]
-    rewards = score([(dialogues[pair[0].prompt_id], _texts(pair)) for pair in pairs])
+    pairs = [pair for pair in told if fits(dialogues[pair[0].prompt_id], _said(pair))]
+    rewards = score([(dialogues[pair[0].prompt_id], _said(pair)) for pair in pairs])
     right = [better > worse for better, worse in rewards]
 
     def over(*kinds: Kind) -> Rate:
@@ -58,10 +58,9 @@ def reward_figures(
     )
 
 
-def _texts(pair: _Pair) -> tuple[str, str]:
-    """What both answers say, as the reward model was shown responses when it learnt."""
-    good, bad = pair
-    return good.text.strip(), bad.text.strip()
+def _said(pair: _Pair) -> list[Completion]:
+    """What both answers say, and how they end: a reward model is shown both."""
+    return [Completion(text=each.text, finish=each.finish) for each in pair]
 
 
 def _pairs(answers: Iterable[GradedAnswer], *, columns: tuple[str, str]) -> Iterable[_Pair]:

@@ -16,7 +16,7 @@ from typing import Any
 from charter.config import ReinforceConfig
 from charter.errors import ConfigError, GuardError
 from charter.feedback.rollouts import Rollouts
-from charter.records import Comparison, Prompt, content_hash
+from charter.records import Comparison, Completion, Dialogue, Prompt, content_hash
 
 Reward = Callable[[Sequence[Rollouts]], Awaitable[list[list[float]]]]
 """A number for every response, by prompt; higher is better."""
@@ -78,13 +78,15 @@ def named_function(source: str) -> Callable[..., Any]:
 
 
 def by_scores(
-    score: Callable[[Sequence[tuple[Prompt, Sequence[str]]]], list[list[float]]],
+    score: Callable[[Sequence[tuple[Dialogue, Sequence[Completion]]]], list[list[float]]],
 ) -> Reward:
-    """The reward of a scorer of prompts with responses, such as a reward model."""
+    """The reward of a scorer of dialogues with responses, such as a reward model.
+
+    See `RewardScorer.rewards_of_all`, which reads responses as its model was shown them.
+    """
 
     async def reward(rollouts: Sequence[Rollouts]) -> list[list[float]]:
-        # As responses were shown to it in training: without space around them.
-        return score([(one.prompt, [text.strip() for text in one.texts]) for one in rollouts])
+        return score([(one.prompt.messages, one.responses) for one in rollouts])
 
     return reward
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,13 +16,18 @@ from charter.learning.grids import Group
 from charter.learning.measured import rewards_of
 from charter.learning.scalar import load_scalar_model
 from charter.learning.tree import fitting_layout
-from charter.records import Dialogue
+from charter.records import Completion, Dialogue
 
 _TOKENS_PER_BATCH = 8192
 
 
 class RewardScorer:
-    """A reward model, ready to score; made by `load_scorer`."""
+    """A reward model, ready to score; made by `load_scorer`.
+
+    A response that runs over the model's context is read as far as that goes, as one that was cut
+    off is; `fits` tells beforehand. So a training need not end for it: RL leaves out prompts
+    without room for a response, but what a response says may be more ids than were sampled.
+    """
 
     def __init__(
         self,
@@ -44,22 +48,26 @@ class RewardScorer:
         self._tokens_per_batch = tokens_per_batch
 
     def rewards(self, dialogue: Dialogue, responses: Sequence[str]) -> list[float]:
-        """The reward of each response to a dialogue, in nats.
+        """The reward of each finished response to a dialogue, in nats.
 
         Raises:
-            OverlongError: A response does not fit the model.
+            OverlongError: The dialogue leaves no room for a response.
             EncodingError: The template refuses the dialogue.
         """
-        (rewards,) = self.rewards_of_all([(dialogue, responses)])
+        finished = [Completion(text=text, finish="stop") for text in responses]
+        (rewards,) = self.rewards_of_all([(dialogue, finished)])
         return rewards
 
     def rewards_of_all(
-        self, answered: Sequence[tuple[Dialogue, Sequence[str]]]
+        self, answered: Sequence[tuple[Dialogue, Sequence[Completion]]]
     ) -> list[list[float]]:
         """The same for many dialogues at once, in their order; each needs a response.
 
+        Responses are read as training shows them: without space around them, and with a terminator
+        unless they were cut off.
+
         Raises:
-            OverlongError: A response does not fit the model.
+            OverlongError: A dialogue leaves no room for a response.
             EncodingError: The template refuses a dialogue.
         """
         return self.rewards_of_groups([self._group(*each) for each in answered])
@@ -68,7 +76,7 @@ class RewardScorer:
         """The same for ids by the model's own tokenizer, such as sampled ones.
 
         Raises:
-            OverlongError: A response does not fit the model.
+            OverlongError: A prompt leaves no room for a completion.
         """
         if not groups:
             return []
@@ -81,31 +89,37 @@ class RewardScorer:
         )
         return [list(found[name]) for name in named]
 
-    def fits(self, dialogue: Dialogue, responses: Sequence[str]) -> bool:
-        """Whether the model can read each of these responses to a dialogue."""
-        return self._longest(self._group(dialogue, responses)) <= (self._context or math.inf)
+    def fits(self, dialogue: Dialogue, responses: Sequence[Completion]) -> bool:
+        """Whether the model can read the whole of each of these responses to a dialogue."""
+        group = self._group(dialogue, responses)
+        longest = len(group.prompt) + max(map(len, group.completions))
+        return self.context is None or longest <= self.context
 
     @property
-    def _context(self) -> int | None:
+    def context(self) -> int | None:
+        """The most ids that prompt and response may have together; None: no limit is known."""
         config = cast("Any", self._model.config).get_text_config()
         return getattr(config, "max_position_embeddings", None)
 
-    def _longest(self, group: Group) -> int:
-        return len(group.prompt) + max(map(len, group.completions))
-
-    def _group(self, dialogue: Dialogue, responses: Sequence[str]) -> Group:
-        examples = [self.encoder.example(dialogue, response) for response in responses]
+    def _group(self, dialogue: Dialogue, responses: Sequence[Completion]) -> Group:
+        examples = [
+            self.encoder.example(dialogue, each.text.strip(), ends=each.finish != "length")
+            for each in responses
+        ]
         at = examples[0].prompt_length
         return Group(examples[0].ids[:at], tuple(example.ids[at:] for example in examples))
 
     def _fitting(self, group: Group) -> Group:
-        context, longest = self._context, self._longest(group)
-        if context is not None and longest > context:
+        """The group as far as the context goes; a completion that runs over it loses its end."""
+        if self.context is None:
+            return group
+        room = self.context - len(group.prompt)
+        if room < 1:
             raise OverlongError(
-                f"prompt and response have {longest} tokens, and the reward model reads {context}. "
-                "Lower max_new_tokens, or leave the prompt out"
+                f"the prompt has {len(group.prompt)} tokens and leaves no room for a response in "
+                f"the {self.context} that the reward model reads. Leave it out"
             )
-        return group
+        return Group(group.prompt, tuple(ids[:room] for ids in group.completions))
 
 
 def load_scorer(directory: Path, *, dtype: torch.dtype = torch.float32) -> RewardScorer:

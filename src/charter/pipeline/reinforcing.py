@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from charter.feedback.rewards import (
     by_scores,
     with_penalties,
 )
+from charter.feedback.scoring import RewardScorer
 from charter.feedback.training import Agent, Aims
 from charter.launch import from_main, is_follower
 from charter.learning.lesson import Places, Trained, finished, keep
@@ -144,7 +145,9 @@ async def _train(
     config, section = workspace.config, workspace.config.reinforce
     source = sft_source(workspace)
     loaded = load(source)
-    room = [prompt for prompt in prompts if _has_room(prompt, loaded, section=section)]
+    scorers = _scorers(workspace)
+    readers = (loaded, *scorers.values())
+    room = [prompt for prompt in prompts if _has_room(prompt, readers, section=section)]
     overlong = len(prompts) - len(room)
     parts = divided_prompts(
         room,
@@ -161,7 +164,7 @@ async def _train(
         agent = prepare_agent(loaded, section=section, capacity=source.capacity, seed=config.seed)
         try:
             rehearsal = _rehearsal(workspace, agent, longest=pupil.longest(config.finetune))
-            aims = _aims(workspace, versus=versus, rehearsal=rehearsal)
+            aims = _aims(section, scorers=scorers, versus=versus, rehearsal=rehearsal)
             identity = from_main(
                 lambda: _identity(workspace, parts, loaded=loaded, judging=judging)
             )
@@ -196,12 +199,16 @@ async def _train(
     return result
 
 
-def _has_room(prompt: Prompt, loaded: Loaded, *, section: ReinforceConfig) -> bool:
-    """Whether the longest response and its end fit the model behind the prompt."""
-    if loaded.context is None:
-        return True
-    asked = len(loaded.encoder.prompt_ids(prompt.messages))
-    return asked + section.max_new_tokens + 1 <= loaded.context
+def _has_room(
+    prompt: Prompt, readers: Iterable[Loaded | RewardScorer], *, section: ReinforceConfig
+) -> bool:
+    """Whether the longest response and its end fit each model that reads it behind the prompt."""
+    return all(
+        reader.context is None
+        or len(reader.encoder.prompt_ids(prompt.messages)) + section.max_new_tokens + 1
+        <= reader.context
+        for reader in readers
+    )
 
 
 def _identity(workspace: Workspace, parts: Parts, *, loaded: Loaded, judging: str) -> str:
@@ -290,40 +297,48 @@ def _taught(workspace: Workspace) -> Path:
     return workspace.directory.data / "sft_train.jsonl"
 
 
-def _aims(workspace: Workspace, *, versus: Versus, rehearsal: Rehearsal | None) -> Aims:
-    section = workspace.config.reinforce
+def _aims(
+    section: ReinforceConfig,
+    *,
+    scorers: Mapping[str, RewardScorer],
+    versus: Versus,
+    rehearsal: Rehearsal | None,
+) -> Aims:
+    def reward(source: str) -> Reward:
+        if source in scorers:
+            return by_scores(scorers[source].rewards_of_all)
+        return by_judge(versus) if source == "judge" else by_function(source)
+
     constraint = section.constraint
     return Aims(
-        reward=with_penalties(_reward(section.reward, workspace, versus=versus), section=section),
-        constraint=None
-        if constraint is None
-        else _reward(constraint.reward, workspace, versus=versus),
+        reward=with_penalties(reward(section.reward), section=section),
+        constraint=None if constraint is None else reward(constraint.reward),
         versus=versus,
         rehearsal=rehearsal,
     )
 
 
-def _reward(source: str, workspace: Workspace, *, versus: Versus) -> Reward:
-    """The reward that the configuration names.
+def _scorers(workspace: Workspace) -> dict[str, RewardScorer]:
+    """The reward models among the rewards, by what the configuration calls them.
 
     Raises:
-        ConfigError: It cannot be used.
-        BackendError: The reward model cannot be loaded.
+        ConfigError: One is not there.
+        BackendError: One cannot be loaded.
+        EncodingError: The tokenizer or chat template of one cannot be used faithfully.
     """
-    directory = _directory(source, workspace)
-    if directory is None:
-        return by_judge(versus) if source == "judge" else by_function(source)
-    if not directory.is_dir():
-        raise ConfigError(
-            f"reward {source}: {directory} is no directory. Name `model` (after `charter reward`), "
-            "`judge`, a reward model's directory, or `python:MODULE:FUNCTION`."
-        )
-    scorer = reward_scorer(workspace, directory)
-
-    def score(answered: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[float]]:
-        return scorer.rewards_of_all([(prompt.messages, texts) for prompt, texts in answered])
-
-    return by_scores(score)
+    found: dict[str, RewardScorer] = {}
+    for source in dict.fromkeys(workspace.config.reinforce.rewards):
+        directory = _directory(source, workspace)
+        if directory is None:
+            continue
+        if not directory.is_dir():
+            raise ConfigError(
+                f"reward {source}: {directory} is no directory. Name `model` (after "
+                "`charter reward`), `judge`, a reward model's directory, or "
+                "`python:MODULE:FUNCTION`."
+            )
+        found[source] = reward_scorer(workspace, directory)
+    return found
 
 
 def _directory(source: str, workspace: Workspace) -> Path | None:

@@ -51,7 +51,7 @@ def card(*rows, kept, **settings):
 )
 def test_a_card_says_whether_the_constraint_is_met_by_the_weights_kept(kept, reached, multiplier):
     rows = (step(1, constraint=0.1, multiplier=0.3), step(2, constraint=0.5, multiplier=0.25))
-    found = card(*rows, kept=kept, constraint={"reward": "judge", "level": 0.5})
+    found = card(*rows, kept=kept, constraint={"reward": "model", "level": 0.5})
     assert found["Reward of the constraint in the kept step"] == reached
     assert found["Multiplier of the constraint"] == multiplier
 

@@ -18,19 +18,19 @@ def place(rank, port):
     return {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}
 
 
-def command(stage, config, folder, *settings):
+def command(stage, config, folder, *settings, module="charter.cli"):
     """The module that runs a stage, and its arguments."""
     flags = [part for setting in settings for part in ("--set", setting)]
-    return ["charter.cli", stage, str(config), "--run", str(folder), *flags]
+    return [module, stage, str(config), "--run", str(folder), *flags]
 
 
-def launch(stage, config, folder, *settings, logs):
+def launch(stage, config, folder, *settings, logs, module="charter.cli"):
     """Runs a stage by torchrun, in two processes; gives what each has printed."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launcher += ["--nproc-per-node", "2", "--redirects", "3", "--log-dir", str(logs)]
     launcher += ["-m", "--"]  # or it would take `--run` for its own
     done = subprocess.run(
-        [*launcher, *command(stage, config, folder, *settings)],
+        [*launcher, *command(stage, config, folder, *settings, module=module)],
         capture_output=True,
         text=True,
         timeout=900,

@@ -15,16 +15,16 @@ TIMINGS = {"seconds", "tokens_per_s"}
 """What a row of metrics says of the machine."""
 
 
-def start(config, folder, *settings):
-    command = [sys.executable, "-m", "charter.cli", "run", str(config), "--run", str(folder)]
+def start(config, folder, *settings, module="charter.cli"):
+    command = [sys.executable, "-m", module, "run", str(config), "--run", str(folder)]
     for setting in settings:
         command += ["--set", setting]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def run_to_the_end(config, folder, *settings):
+def run_to_the_end(config, folder, *settings, module="charter.cli"):
     began = time.monotonic()
-    assert start(config, folder, *settings).wait() == 0
+    assert start(config, folder, *settings, module=module).wait() == 0
     return time.monotonic() - began
 
 

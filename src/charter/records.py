@@ -220,9 +220,10 @@ class Comparison(Record):
         )
 
 
-PreferenceSource = Literal["judge", "negative", "revision", "human"]
+PreferenceSource = Literal["judge", "negative", "revision", "misplaced", "human"]
 """`judge`: two responses of one model to the prompt, which it compared. `negative`: compared too,
-but one response was to another prompt."""
+but one response was to another prompt. `revision`: a revision over what it revised. `misplaced`: a
+revision over one of another prompt."""
 
 
 class Preference(Record):

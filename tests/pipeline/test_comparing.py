@@ -72,6 +72,22 @@ def test_pairs_of_responses_become_soft_preferences(judged, tmp_path):
     )
 
 
+def test_a_revision_is_preferred_to_those_of_other_prompts(judged, tmp_path):
+    script = judged.parent / "script.yaml"
+    own = "{match: '(?s)password 128.*Rewrite', search: dialogue, text: A letter is on its way.}"
+    script.write_text(script.read_text().replace("rules:\n", f"rules:\n  - {own}\n"))
+    folder = tmp_path / "run"
+    run(judged, folder, "compare.revised_share=0", "compare.misplaced_share=0.5", until="compare")
+    told = summary(folder)
+    assert told["preferences"] == {"judge": 24, "misplaced": 1}
+    last = rows(folder / "data" / "preferences.jsonl")[-1]
+    assert last["prompt"][-1]["content"] == "I lost my password 128."
+    assert last["chosen"][0]["content"] == "A letter is on its way."
+    # What is said to all the others says nothing of their prompts.
+    assert last["rejected"][0]["content"] == "I cannot take an SSN, but I can email a link."
+    assert (last["p_chosen"], last["provenance"]["source"]) == (0.95, "misplaced")
+
+
 def test_identical_responses_are_filtered(judged, tmp_path):
     # After one token at next to no temperature, all that is left is the likeliest.
     settings = ("compare.temperature=0.0001", "compare.revised_share=0")

@@ -206,6 +206,8 @@ def lead(run, anchor):
         ({"judge": 9, "revision": 2, "human": 9},
          "the judge's preferences, people's preferences and revisions preferred to what they "
          "revise"),
+        ({"judge": 9, "misplaced": 2},
+         "the judge's preferences and revisions preferred to those of other prompts"),
         ({}, "preferences"),
     ],
 )  # fmt: skip

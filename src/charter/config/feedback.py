@@ -57,6 +57,13 @@ class CompareConfig(Section):
     `revise`."""
     revised_p: Annotated[float, Field(ge=0.5, le=1.0)] = 0.9
     """How sure those are."""
+    misplaced_share: Fraction = 0.0
+    """Of all preferences: the largest share of revisions over another prompt's, a by-product too.
+    Responses to one prompt are much alike, and a reward model may learn that some words are good
+    whatever was asked; of these pairs only the prompt says which is better. Prompts that share half
+    of their tags count as the same."""
+    misplaced_p: Annotated[float, Field(ge=0.5, le=1.0)] = 0.95
+    """How sure those are."""
     human: HumanPreferences | None = None
     """Preferences of people, to mix in."""
     max_position_bias: Fraction = 0.3
@@ -69,6 +76,19 @@ class CompareConfig(Section):
         low, high = self.clamp
         if not low < 0.5 < high:
             raise ValueError("`clamp` is two probabilities around 0.5, the lower one first")
+        return self
+
+    @model_validator(mode="after")
+    def _the_judge_has_a_share(self) -> CompareConfig:
+        shares = {"revised_share": self.revised_share, "misplaced_share": self.misplaced_share}
+        if self.human is not None:
+            shares["human.share"] = self.human.share
+        if sum(shares.values()) > 1.0 - _ROUNDING:
+            stated = ", ".join(f"`{name}` {share:g}" for name, share in shares.items())
+            raise ValueError(
+                f"{stated} add up to {sum(shares.values()):g} and leave the judge nothing: lower "
+                "them to less than 1 in all"
+            )
         return self
 
     @model_validator(mode="after")

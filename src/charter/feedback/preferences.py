@@ -162,7 +162,10 @@ def in_shares(
         section: States the shares.
         seed: The run's.
     """
-    shares: dict[PreferenceSource, float] = {"revision": section.revised_share}
+    shares: dict[PreferenceSource, float] = {
+        "revision": section.revised_share,
+        "misplaced": section.misplaced_share,
+    }
     if section.human is not None:
         shares["human"] = section.human.share
     there: dict[PreferenceSource, int] = {name: len(rows) for name, rows in extra.items()}

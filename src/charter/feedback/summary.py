@@ -58,7 +58,7 @@ class CompareSummary(Record):
     audit: Audit
     """On the principles' own tests."""
     preferences: Mapping[str, int]
-    """Rows of `data/preferences.jsonl` by source: judge, revision, human."""
+    """Rows of `data/preferences.jsonl` by source: judge, negative, revision, misplaced, human."""
     left_out: Mapping[str, Mapping[str, int]]
     """Of the other sources, by reason: `heldout`, `duplicate`, `quarantined`, `share`."""
 

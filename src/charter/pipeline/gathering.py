@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from charter.feedback.compare import Chosen, at_most, chosen_prompts
+from charter.feedback.misplaced import misplaced_rows
 from charter.feedback.preferences import apart_from, each_once, human_row, revised_row
 from charter.pipeline.workspace import Workspace
 from charter.prompts import PromptCounts, Quarantined, count_prompts, read_prompts, usable_pairs
@@ -58,7 +59,7 @@ def gathered(workspace: Workspace) -> Material:
     heldout = tuple(read_prompts(config.prompts.heldout, system=system))
     everyone = feedback_prompts(workspace)
     chosen = at_most(everyone, config.compare.prompts, seed=config.seed)
-    found: dict[PreferenceSource, list[PreferencePair]] = {"revision": _revised(workspace)}
+    found = _by_products(workspace)
     people, unusable = _human(workspace)
     if config.compare.human is not None:
         found["human"] = people
@@ -100,11 +101,24 @@ def _as_deployed(prompt: Prompt, workspace: Workspace) -> Prompt:
     return prompt.model_copy(update={"messages": told})
 
 
+def _by_products(workspace: Workspace) -> dict[PreferenceSource, list[PreferencePair]]:
+    """What `revise` shows without a judge: a revision is better, and better for its prompt."""
+    section = workspace.config.compare
+    if not section.revised_share and not section.misplaced_share:
+        return {}
+    revised = _revised(workspace)
+    found: dict[PreferenceSource, list[PreferencePair]] = {}
+    if section.revised_share:
+        found["revision"] = revised
+    if section.misplaced_share:
+        p_chosen, seed = section.misplaced_p, workspace.config.seed
+        found["misplaced"] = list(misplaced_rows(revised, p_chosen=p_chosen, seed=seed))
+    return found
+
+
 def _revised(workspace: Workspace) -> list[PreferencePair]:
-    """The by-product of the revise stage."""
+    """Revisions over what they revise."""
     config = workspace.config
-    if not config.compare.revised_share:
-        return []
     tags = {
         prompt.id: prompt.tags
         for prompt in read_prompts(config.prompts.train, system=config.prompts.system)

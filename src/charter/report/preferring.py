@@ -27,6 +27,7 @@ _SOURCES: Mapping[tuple[str, ...], str] = {
     ("judge", "negative"): "the judge's preferences",
     ("human",): "people's preferences",
     ("revision",): "revisions preferred to what they revise",
+    ("misplaced",): "revisions preferred to those of other prompts",
 }
 """What a model is trained on, by the sources that are called so."""
 

@@ -137,11 +137,6 @@ def test_a_model_is_the_starter_a_directory_or_a_hub_id(tmp_path):
             ":3:1: ",
             "add up to 0.8, so no prompts can meet them: raise them to 1 in all, or leave out",
         ),
-        (
-            MINIMAL + "compare: {revised_share: 0.5, misplaced_share: 0.5}\n",
-            ":3:1: ",
-            "`revised_share` 0.5, `misplaced_share` 0.5 add up to 1 and leave the judge nothing",
-        ),
         (MINIMAL + "finetune: {lr: fast}\n", ":3:12: ", "should be a valid number or 'auto'"),
         (MINIMAL + "learns: []\n", ":3:1: ", "unknown key `learns`"),
         (MINIMAL + "evaluate: {columns: []}\n", ":3:12: ", "columns"),

@@ -98,6 +98,11 @@ def test_two_processes_make_the_run_that_one_makes(judged, tmp_path, spread):
     for stage in ("finetune", "reward", "reinforce", "dpo"):
         name = f"metrics/{stage}.jsonl"
         assert_close(rows(one / name), rows(two / name))
+    taught = load_file(one / "models" / "sft" / "model.safetensors")
+    for model in ("reward", "rl", "dpo"):
+        after = load_file(one / "models" / model / "model.safetensors")
+        moved = max((after[name] - taught[name]).abs().max() for name in after.keys() & taught)
+        assert moved > 50 * CLOSE, model  # or it would be no wonder that the two are alike
     for model in ("sft", "reward", "rl", "dpo"):
         ours = load_file(two / "models" / model / "model.safetensors")
         for name, tensor in load_file(one / "models" / model / "model.safetensors").items():

@@ -79,19 +79,6 @@ class CompareConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _the_judge_has_a_share(self) -> CompareConfig:
-        shares = {"revised_share": self.revised_share, "misplaced_share": self.misplaced_share}
-        if self.human is not None:
-            shares["human.share"] = self.human.share
-        if sum(shares.values()) > 1.0 - _ROUNDING:
-            stated = ", ".join(f"`{name}` {share:g}" for name, share in shares.items())
-            raise ValueError(
-                f"{stated} add up to {sum(shares.values()):g} and leave the judge nothing: lower "
-                "them to less than 1 in all"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _mix_can_be_met(self) -> CompareConfig:
         mix = self.mix or {}
         if len(mix) == len(get_args(Kind)) and sum(mix.values()) < 1.0 - _ROUNDING:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from charter.feedback.mixing import drawn
 from charter.records import Dialogue, PreferencePair
-from charter.seeding import draw_several, shuffled, uniform
+from charter.seeding import draw_several, uniform
+from charter.similarity import jaccard
 
 _EACH = 4
 """Pairs that are made of a revision: how many of them are taken is a matter of their share."""
@@ -41,8 +43,8 @@ def misplaced_rows(
     answered = defaultdict[Dialogue, Counter[_Tags]](Counter)
     for row in revised:
         answered[row.chosen][_tags(row)] += 1
-    rows = {row.id: row for row in revised}
-    pool = [(rows[name], _tags(rows[name])) for name in shuffled(rows, seed, "misplaced")[:_POOL]]
+    kept = drawn([row.id for row in revised], _POOL, seed=seed, purpose="misplaced")
+    pool = [(row, _tags(row)) for row in revised if row.id in kept]
     for row in revised:
         if _is_to_the_point(_tags(row), answered[row.chosen]):
             for other in _others(row, pool, seed=seed):
@@ -71,10 +73,10 @@ def _others(
     # What is said more often is drawn more often.
     weights = {text: float(len(ones)) for text, ones in strange.items()}
     near = sum(uniform(seed, "kindred", row.id, number) < _KINDRED for number in range(_EACH))
-    drawn = draw_several({text: weights[text] for text in kindred}, near, seed, "kindred", row.id)
-    rest = {text: weight for text, weight in weights.items() if text not in drawn}
-    drawn += draw_several(rest, _EACH - len(drawn), seed, "strange", row.id)
-    return (min(strange[text], key=lambda one: one.id) for text in drawn)
+    taken = draw_several({text: weights[text] for text in kindred}, near, seed, "kindred", row.id)
+    rest = {text: weight for text, weight in weights.items() if text not in taken}
+    taken += draw_several(rest, _EACH - len(taken), seed, "strange", row.id)
+    return (min(strange[text], key=lambda one: one.id) for text in taken)
 
 
 def _over(row: PreferencePair, other: PreferencePair, *, p_chosen: float) -> PreferencePair:
@@ -95,4 +97,4 @@ def _tags(row: PreferencePair) -> _Tags:
 
 def _overlap(first: _Tags, second: _Tags) -> float:
     """Share of all tags that both have; 0 of none: nothing says that they are alike."""
-    return len(first & second) / max(1, len(first | second))
+    return jaccard(first, second) if first or second else 0.0

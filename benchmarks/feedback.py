@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl import RewardConfig, RewardTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from benchmarks import tiny
 from benchmarks.measuring import Figure, cpu_s, speedup
 from charter.console import Silent
-from charter.learning.batches import device_of
-from charter.learning.objectives import preference_loss
+from charter.learning.grids import Group
+from charter.learning.pairs import Pair, layout_together, reward_task, together
 from charter.learning.recipe import Recipe
 from charter.learning.scalar import scalar_model
-from charter.learning.task import Task
 from charter.learning.train import Keeping, train
-from charter.learning.tree import Group, completion_rewards, fitting_layout
 
 _LR = 1e-3
 _LONGEST = 512
@@ -42,9 +39,14 @@ def figures(*, quick: bool) -> Iterator[Figure]:
     """Ratios against a tuned RewardTrainer (it cannot sort pairs by length), and its defaults."""
     pairs, few, repeats = (4, 2, 1) if quick else (48, 24, 3)
     many = preferences(pairs)
+    # All six comparisons of four responses, as `compare.responses: 4` leaves them.
+    of_four = preferences(max(1, pairs // 6), responses=4)
     tuned = "RewardTrainer with bf16=False, gradient_checkpointing=False"
     yield _figure(
         "training.reward", many, settings=_TUNED, repeats=repeats, goal=1.8, against=tuned
+    )
+    yield _figure(
+        "training.reward.of_four", of_four, settings=_TUNED, repeats=repeats, against=tuned
     )
     yield _figure(
         "training.reward.defaults",
@@ -57,7 +59,7 @@ def figures(*, quick: bool) -> Iterator[Figure]:
 
 def _figure(
     figure: str,
-    pairs: Mapping[str, Group],
+    pairs: Mapping[str, Pair],
     *,
     settings: Mapping[str, Any],
     repeats: int,
@@ -74,18 +76,25 @@ def _figure(
     )
 
 
-def preferences(pairs: int) -> dict[str, Group]:
-    """Random ids, as long as prompts and responses of hh-rlhf are; the first one is chosen."""
+def preferences(prompts: int, *, responses: int = 2) -> dict[str, Pair]:
+    """Random ids, as long as prompts and responses of hh-rlhf are.
+
+    All responses to a prompt are compared, and an earlier one is surely better.
+    """
     rng = Random(0)
 
     def ids(mean: float, *, spread: float) -> tuple[int, ...]:
         count = tiny.length(mean, spread=spread, longest=_LONGEST, rng=rng)
         return tuple(rng.randrange(_PAD) for _ in range(count))
 
-    return {
-        f"pair-{number}": Group(ids(110, spread=0.7), (ids(70, spread=0.6), ids(70, spread=0.6)))
-        for number in range(pairs)
-    }
+    def compared() -> Iterator[Pair]:
+        prompt = ids(110, spread=0.7)
+        completions = [ids(70, spread=0.6) for _ in range(responses)]
+        for both in combinations(completions, 2):
+            yield Pair(Group(prompt, both), 1.0)
+
+    pairs = [pair for _ in range(prompts) for pair in compared()]
+    return {f"pair-{number}": pair for number, pair in enumerate(pairs)}
 
 
 def reward_model() -> PreTrainedModel:
@@ -93,35 +102,19 @@ def reward_model() -> PreTrainedModel:
     return scalar_model(tiny.model(), pad_id=_PAD, seed=0)
 
 
-def reward_task(model: PreTrainedModel, pairs: Mapping[str, Group]) -> Task:
-    """That the first response of each pair is better, surely."""
-    layout = fitting_layout(model, probe=list(pairs.values()))
-
-    def loss(model: nn.Module, names: Sequence[str]) -> Tensor:
-        groups = [pairs[name] for name in names]
-        rewards = completion_rewards(model, groups, layout=layout).view(-1, 2)
-        certain = torch.ones(len(groups), device=device_of(model))
-        return preference_loss(*rewards.unbind(dim=1), certain)
-
-    return Task(
-        stage="reward",
-        lengths={name: pair.tokens_in(layout) for name, pair in pairs.items()},
-        units=dict.fromkeys(pairs, 1),
-        digest="random",
-        loss=loss,
-    )
-
-
-def _our_cpu_s(pairs: Mapping[str, Group]) -> float:
+def _our_cpu_s(pairs: Mapping[str, Pair]) -> float:
     """What an epoch costs us; the model is made before."""
     model = reward_model()
     # accelerate keeps TRL's precision for the whole process, and would refuse ours.
     AcceleratorState._reset_state(reset_partial_state=True)
-    task = reward_task(model, pairs)
+    budget = _PAIRS_A_BATCH * sum(pair.group.tokens for pair in pairs.values()) // len(pairs)
+    layout = layout_together(model, pairs, tokens_per_batch=budget)
+    compared = together(pairs, layout=layout, tokens_per_batch=budget)
+    task = reward_task(compared, layout=layout, margin=0.0, centre=0.0, stage="reward")
     recipe = Recipe(
         lr=_LR,
         epochs=1.0,
-        tokens_per_batch=_PAIRS_A_BATCH * sum(task.lengths.values()) // len(pairs),
+        tokens_per_batch=budget,
         accumulate=1,
         warmup_share=0.05,
         weight_decay=0.0,
@@ -146,7 +139,7 @@ def _our_cpu_s(pairs: Mapping[str, Group]) -> float:
         )
 
 
-def _trl_cpu_s(pairs: Mapping[str, Group], settings: Mapping[str, Any]) -> float:
+def _trl_cpu_s(pairs: Mapping[str, Pair], settings: Mapping[str, Any]) -> float:
     """What an epoch costs TRL; model, trainer and prepared rows are made before."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = RewardTrainer(
@@ -171,13 +164,14 @@ def _trl_cpu_s(pairs: Mapping[str, Group], settings: Mapping[str, Any]) -> float
         return cpu_s(trainer.train)
 
 
-def _as_trl(pairs: Mapping[str, Group]) -> Dataset:
+def _as_trl(pairs: Mapping[str, Pair]) -> Dataset:
+    groups = [pair.group for pair in pairs.values()]
     return Dataset.from_list(
         [
             {
-                "chosen_ids": [*pair.prompt, *pair.completions[0]],
-                "rejected_ids": [*pair.prompt, *pair.completions[1]],
+                "chosen_ids": [*group.prompt, *group.completions[0]],
+                "rejected_ids": [*group.prompt, *group.completions[1]],
             }
-            for pair in pairs.values()
+            for group in groups
         ]
     )

@@ -17,7 +17,7 @@ from charter.feedback.pairs import encoded_pairs
 from charter.feedback.reward import read_ordering, require_accuracy, reward
 from charter.feedback.scoring import RewardScorer, load_scorer
 from charter.learning.grids import Group
-from charter.learning.pairs import Pair, reward_task
+from charter.learning.pairs import Pair, reward_task, together
 from charter.learning.scalar import scalar_model
 from charter.learning.tree import fitting_layout
 from charter.records import Completion, user
@@ -158,7 +158,8 @@ def test_swapping_the_responses_with_the_label_leaves_the_loss(prompt, first, se
     model = scalar_model(new_pupil().model, pad_id=0, seed=0).eval()
 
     def loss(pair):
-        task = reward_task({"pair": pair}, layout="rows", margin=margin, centre=0.1, stage="reward")
+        compared = together({"pair": pair}, layout="rows", tokens_per_batch=64)
+        task = reward_task(compared, layout="rows", margin=margin, centre=0.1, stage="reward")
         return task.loss(model, ["pair"]).item()
 
     as_is = loss(Pair(Group(prompt, (first, second)), p))

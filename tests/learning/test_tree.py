@@ -328,9 +328,28 @@ def test_a_model_that_cannot_be_read_so_falls_back_to_rows_and_says_so(caplog):
     assert model.training
 
 
-def test_a_model_that_attends_otherwise_is_found_out(caplog):
+def test_a_head_whose_rewards_are_nothing_but_rounding_does_not_cost_the_layout():
+    completions = ids(20, start=1), ids(20, start=2)
+    # What layouts are tried out on: the shortest group, and half of its prompt.
+    groups = [Group(ids(30)[start:], completions) for start in (0, 15)]
+    model, read = reward_model().eval(), []
+    handle = model.score.register_forward_hook(lambda _, inputs, __: read.append(inputs[0]))
+    with torch.no_grad():
+        completion_rewards(model, groups, layout="rows")
+        handle.remove()
+        ends = torch.cat(read).double().T
+        weight = torch.linspace(-1.0, 1.0, len(ends), dtype=torch.float64)
+        weight -= ends @ torch.linalg.lstsq(ends, weight[:, None]).solution[:, 0]
+        model.score.weight.copy_(weight)
+        rewards = completion_rewards(model, groups, layout="rows")
+    assert rewards.abs().max() < 1e-5
+    assert fitting_layout(model, probe=groups[:1]) == "shared"
+
+
+@pytest.mark.parametrize("make", [language_model, reward_model])
+def test_a_model_that_attends_otherwise_is_found_out(make, caplog):
     """One that ignores the mask it is given."""
-    model = language_model()
+    model = make()
     forward = model.model.forward
 
     def unmasked(*args, attention_mask=None, **kwargs):

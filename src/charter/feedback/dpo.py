@@ -32,7 +32,7 @@ from charter.learning.lesson import (
     training_facts,
 )
 from charter.learning.measured import Values, kept_logprobs, logprobs_of, place
-from charter.learning.pairs import Pair, dpo_task, pair_layout
+from charter.learning.pairs import Compared, by_comparison, dpo_task, pair_layout, together
 from charter.learning.pupil import Pupil
 from charter.learning.tree import fitting_layout
 from charter.records import PreferencePair
@@ -80,13 +80,17 @@ def dpo(
     examples = encoded_pairs(preferences, section=section, pupil=pupil, stage=STAGE)
     held_out = encoded_pairs(validation, section=section, pupil=pupil, stage=STAGE)
     reference: Values = {}
+    measured: dict[str, Compared] = {}
 
     def tasks(model: PreTrainedModel) -> Tasks:
         layout = pair_layout(model, examples.kept, section=section, stage=STAGE)
+        read = partial(together, layout=layout, tokens_per_batch=section.tokens_per_batch)
+        compared = read(examples.kept)
+        measured.update(read(held_out.kept))
         # Adapters begin at zero: with them or without, this is the model as it was loaded.
         said = kept_logprobs(
             model,
-            _groups({**examples.kept, **held_out.kept}),
+            _groups({**compared, **measured}),
             layout=layout,
             tokens_per_batch=section.tokens_per_batch,
             at=places.checkpoints / "reference.safetensors",
@@ -94,30 +98,30 @@ def dpo(
         )
         reference.update(said)
         task = partial(dpo_task, layout=layout, reference=said, beta=section.beta, stage=STAGE)
-        return Tasks(task(examples.kept), task(held_out.kept) if held_out.kept else None)
+        return Tasks(task(compared), task(measured) if measured else None)
 
     too_long = (*examples.too_long, *held_out.too_long)
     lesson = Lesson(
         STAGE, section, seed, title=f"DPO on {pupil.source}", too_long=too_long, dropout=False
     )
     taught = teach(pupil, lesson=lesson, tasks=tasks, places=places, progress=progress)
-    rewards = _implied_rewards(taught, held_out.kept, reference=reference, section=section)
-    ordered = ordering(scored(validation, held_out.kept, rewards))
+    rewards = _implied_rewards(taught, measured, reference=reference, section=section)
+    ordered = ordering(scored(validation, held_out.kept, by_comparison(measured, rewards)))
     result = DpoResult(**dict(taught.result), ordering=ordered)
     card = _card(result, section=section, pupil=pupil, constitution=constitution)
     keep(taught, pupil=pupil, result=result, card=card, places=places)
     return result
 
 
-def _groups(pairs: Mapping[str, Pair]) -> dict[str, Group]:
-    return {name: pair.group for name, pair in pairs.items()}
+def _groups(compared: Mapping[str, Compared]) -> dict[str, Group]:
+    return {name: one.group for name, one in compared.items()}
 
 
 def _implied_rewards(
-    taught: Taught, pairs: Mapping[str, Pair], *, reference: Values, section: DpoConfig
+    taught: Taught, compared: Mapping[str, Compared], *, reference: Values, section: DpoConfig
 ) -> Values:
-    """The rewards of both responses: beta log(policy / reference)."""
-    groups = _groups(pairs)
+    """The rewards of all responses: beta log(policy / reference)."""
+    groups = _groups(compared)
     if not groups:
         return {}
     place(taught.model)

@@ -1,7 +1,8 @@
 """Preferences -> reward model: a scalar head that orders responses as the labels do.
 
 The loss is the cross-entropy of the Bradley-Terry model against *soft* labels, so a judge's doubt
-is learnt too. Each comparison is read once, its prompt shared by both responses.
+is learnt too. A prompt is read once, and so is each of its responses, however many comparisons they
+are in.
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ from charter.learning.lesson import (
 )
 from charter.learning.measured import place, rewards_of
 from charter.learning.memory import memory_for
-from charter.learning.pairs import Pair, pair_layout, reward_task
+from charter.learning.pairs import (
+    Pair,
+    by_comparison,
+    layout_together,
+    pair_layout,
+    reward_task,
+    together,
+)
 from charter.learning.pupil import Encoded, Pupil
 from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
-from charter.learning.tree import fitting_layout
 from charter.records import PreferencePair
 
 STAGE = "reward"
@@ -91,10 +98,13 @@ def reward(
 
     def tasks(model: PreTrainedModel) -> Tasks:
         layout = pair_layout(model, examples.kept, section=section, stage=STAGE)
+        read = partial(together, layout=layout, tokens_per_batch=section.tokens_per_batch)
         task = partial(
             reward_task, layout=layout, margin=section.margin, centre=section.centre, stage=STAGE
         )
-        return Tasks(task(examples.kept), task(held_out.kept) if held_out.kept else None)
+        return Tasks(
+            task(read(examples.kept)), task(read(held_out.kept)) if held_out.kept else None
+        )
 
     lesson = Lesson(
         stage=STAGE,
@@ -179,17 +189,15 @@ def _ordering(
     *,
     section: RewardConfig,
 ) -> Ordering:
-    groups = {name: pair.group for name, pair in held_out.kept.items()}
-    if not groups:
+    if not held_out.kept:
         return ordering(())
     place(taught.model)
-    rewards = rewards_of(
-        taught.model,
-        groups,
-        layout=fitting_layout(taught.model, probe=list(groups.values())),
-        tokens_per_batch=section.tokens_per_batch,
-    )
-    return ordering(scored(validation, held_out.kept, rewards))
+    budget = section.tokens_per_batch
+    layout = layout_together(taught.model, held_out.kept, tokens_per_batch=budget)
+    compared = together(held_out.kept, layout=layout, tokens_per_batch=budget)
+    groups = {name: one.group for name, one in compared.items()}
+    rewards = rewards_of(taught.model, groups, layout=layout, tokens_per_batch=budget)
+    return ordering(scored(validation, held_out.kept, by_comparison(compared, rewards)))
 
 
 def _card(

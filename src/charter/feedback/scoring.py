@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +13,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 from charter.encoding import Encoder
 from charter.errors import BackendError, OverlongError
 from charter.launch import own_device
-from charter.learning.grids import Group
+from charter.learning.grids import Group, Layout
 from charter.learning.measured import rewards_of
 from charter.learning.scalar import load_scalar_model
-from charter.learning.tree import fitting_layout
-from charter.records import Completion, Dialogue
+from charter.learning.tree import cost_of, sound_layouts
+from charter.records import Completion, Dialogue, user
 
 _TOKENS_PER_BATCH = 8192
 
@@ -81,13 +82,22 @@ class RewardScorer:
         if not groups:
             return []
         named = {str(number): self._fitting(group) for number, group in enumerate(groups)}
-        # Found anew each time, by these groups alone: another layout has other last bits, and a
-        # training that was resumed has scored other groups before than one that was not.
-        layout = fitting_layout(self._model, probe=groups)
+        # By these groups alone: another layout has other last bits, and a training that was
+        # resumed has scored other groups before than one that was not.
+        layout = min(
+            self._layouts, key=lambda each: cost_of(each, model=self._model, groups=groups)
+        )
         found = rewards_of(
             self._model, named, layout=layout, tokens_per_batch=self._tokens_per_batch
         )
         return [list(found[name]) for name in named]
+
+    @cached_property
+    def _layouts(self) -> list[Layout]:
+        """All that read this model alike, found once; on the same words in every process."""
+        asked, said = (user("How are you?"),), Completion(text="I am well.", finish="stop")
+        probe = self._fitting(self._group(asked, [said, said]))
+        return sound_layouts(self._model, ["tree", "shared"], probe=[probe])
 
     def fits(self, dialogue: Dialogue, responses: Sequence[Completion]) -> bool:
         """Whether the model can read the whole of each of these responses to a dialogue."""

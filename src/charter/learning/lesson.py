@@ -288,8 +288,8 @@ def _result(
     best = outcome.best
     counts = [(value.numel(), value.requires_grad) for value in model.parameters()]
     return TrainingResult(
-        examples=len(tasks.training.lengths),
-        validation_examples=len(tasks.validation.lengths) if tasks.validation else 0,
+        examples=tasks.training.examples,
+        validation_examples=tasks.validation.examples if tasks.validation else 0,
         too_long=lesson.too_long,
         parameters=sum(count for count, _ in counts),
         trained_parameters=sum(count for count, is_trained in counts if is_trained),

@@ -34,6 +34,13 @@ class Task:
     the loss of another's item, unseen. None: `loss` will do."""
     unit: str = "token"
     """What the units are, for people."""
+    held: int | None = None
+    """Examples that all items hold together; None: each is one."""
+
+    @property
+    def examples(self) -> int:
+        """How many there are to learn from, for people."""
+        return len(self.lengths) if self.held is None else self.held
 
     def units_of(self, names: Sequence[str]) -> int:
         """What the summed loss of these items is divided by."""

@@ -150,11 +150,11 @@ def _learn(
 
 
 def _warn_of_little(task: Task, validation: Task | None) -> None:
-    if len(task.lengths) < _FEW_EXAMPLES:
+    if task.examples < _FEW_EXAMPLES:
         _log.warning(
             "only %d examples to train on: so few may change nothing (in a public study 42 pairs "
             "did not); a few hundred are a start",
-            len(task.lengths),
+            task.examples,
         )
     if validation is None:
         _log.warning(

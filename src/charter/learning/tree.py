@@ -49,7 +49,9 @@ __all__ = [
     "Layout",
     "completion_logprobs",
     "completion_rewards",
+    "cost_of",
     "fitting_layout",
+    "sound_layouts",
     "summed_by_completion",
 ]
 
@@ -75,40 +77,47 @@ def fitting_layout(
 ) -> Layout:
     """The cheapest layout for groups like `probe` that gives what `rows` gives.
 
-    A layout's cost is its multiplications in a layer: its tokens times the layer's weights, plus
-    its pairs (of a token and one that it is compared with) times twice the width, which count
-    double since attention keeps a processor less busy.
-
     Args:
         model: A causal language model, or a sequence classification model with one label, which
             is as it will be trained: adapted, its gradient checkpointing on or off.
         probe: Groups as long as those to come; the shortest are tried out.
         in_one_pass: Whether each batch has to be read by one call of the model.
     """
-    tried = _tried(probe)
     layouts: list[Layout] = ["rows", "tree"]
     if not (in_one_pass or _checkpoints(model)):
         layouts.append("shared")
-    by_cost = sorted(layouts, key=lambda layout: _cost(model, probe, layout))
-    reasons: list[str] = []
+    by_cost = sorted(layouts, key=lambda layout: cost_of(layout, model=model, groups=probe))
+    cheaper = by_cost[: by_cost.index("rows")]
+    return sound_layouts(model, cheaper, probe=probe)[0] if cheaper else "rows"
+
+
+def sound_layouts(
+    model: PreTrainedModel, layouts: Sequence[Layout], *, probe: Sequence[Group]
+) -> list[Layout]:
+    """Those of some layouts that give what `rows` gives, in their order, and `rows` at the end.
+
+    Args:
+        model: As for `fitting_layout`.
+        layouts: All but `rows`.
+        probe: Groups; the shortest are tried out.
+    """
+    tried = _tried(probe)
     was_training = model.training
     model.eval()
     with torch.no_grad():
         plain = _values(model, tried, "rows")
-        for layout in by_cost[: by_cost.index("rows")]:
-            reason = _disagreement(model, tried, layout, plain=plain)
-            if reason is None:
-                break
-            reasons.append(f"{layout}: {reason}")
-        else:
-            layout = "rows"
+        reasons: dict[Layout, str | None] = {
+            layout: _disagreement(model, tried, layout, plain=plain) for layout in layouts
+        }
     model.train(was_training)
-    if layout == "rows" and reasons:
+    sound: list[Layout] = [layout for layout, reason in reasons.items() if reason is None]
+    if reasons and not sound:
         _log.warning(
             "each completion is read behind a copy of its prompt, which takes more time: %s",
-            "; ".join(reasons),
+            "; ".join(f"{layout}: {reason}" for layout, reason in reasons.items()),
         )
-    return layout
+    sound.append("rows")
+    return sound
 
 
 def completion_logprobs(model: nn.Module, groups: Sequence[Group], *, layout: Layout) -> Tensor:
@@ -269,10 +278,24 @@ def _tried(probe: Sequence[Group]) -> list[Group]:
 
 
 def _values(model: nn.Module, groups: Sequence[Group], layout: Layout) -> Tensor:
-    """What the model's own head is there for: rewards or log-probabilities."""
-    if hasattr(bare(model), SCALAR_HEAD):
-        return completion_rewards(model, groups, layout=layout)
-    return completion_logprobs(model, groups, layout=layout)
+    """What layouts are compared by: log-probabilities, or what rewards are read from.
+
+    Not rewards: a new head's are nearly nothing, and rounding is no share of nothing.
+    """
+    head = getattr(bare(model), SCALAR_HEAD, None)
+    if head is None:
+        return completion_logprobs(model, groups, layout=layout)
+    read: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...], __: Tensor) -> None:
+        read.append(inputs[0])
+
+    handle = cast("nn.Module", head).register_forward_hook(keep)
+    try:
+        completion_rewards(model, groups, layout=layout)
+    finally:
+        handle.remove()
+    return torch.cat(read)
 
 
 def _disagreement(
@@ -291,8 +314,12 @@ def _disagreement(
     return f"it differs by {difference:.2g} in the mean, which may be {tolerance:.2g}"
 
 
-def _cost(model: PreTrainedModel, groups: Sequence[Group], layout: Layout) -> float:
-    """Multiplications of one layer."""
+def cost_of(layout: Layout, *, model: PreTrainedModel, groups: Sequence[Group]) -> float:
+    """What it costs a layer to read groups: about its multiplications.
+
+    That is, tokens times the layer's weights, plus pairs (of a token and one that it is compared
+    with) times twice the width, which count double since attention keeps a processor less busy.
+    """
     config = cast("Any", model.config).get_text_config()
     width, layers = config.hidden_size, config.num_hidden_layers
     embeddings = sum(

@@ -8,7 +8,9 @@ the responses is computed once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -32,7 +34,7 @@ from charter.learning.lesson import (
     training_facts,
 )
 from charter.learning.measured import Values, kept_logprobs, logprobs_of, place
-from charter.learning.pairs import Compared, by_comparison, dpo_task, pair_layout, together
+from charter.learning.pairs import Compared, Pair, by_comparison, dpo_task, pair_layout, together
 from charter.learning.pupil import Pupil
 from charter.learning.tree import fitting_layout
 from charter.records import PreferencePair
@@ -79,65 +81,85 @@ def dpo(
         return result
     examples = encoded_pairs(preferences, section=section, pupil=pupil, stage=STAGE)
     held_out = encoded_pairs(validation, section=section, pupil=pupil, stage=STAGE)
-    reference: Values = {}
-    measured: dict[str, Compared] = {}
-
-    def tasks(model: PreTrainedModel) -> Tasks:
-        layout = pair_layout(model, examples.kept, section=section, stage=STAGE)
-        read = partial(together, layout=layout, tokens_per_batch=section.tokens_per_batch)
-        compared = read(examples.kept)
-        measured.update(read(held_out.kept))
-        # Adapters begin at zero: with them or without, this is the model as it was loaded.
-        said = kept_logprobs(
-            model,
-            _groups({**compared, **measured}),
-            layout=layout,
-            tokens_per_batch=section.tokens_per_batch,
-            at=places.checkpoints / "reference.safetensors",
-            identity=pupil.identity(section.lora),
-        )
-        reference.update(said)
-        task = partial(dpo_task, layout=layout, reference=said, beta=section.beta, stage=STAGE)
-        return Tasks(task(compared), task(measured) if measured else None)
-
+    # Adapters begin at zero: with them or without, the reference is the model as it was loaded.
+    heard = _Heard(
+        examples.kept,
+        held_out.kept,
+        section=section,
+        identity=pupil.identity(section.lora),
+        at=places.checkpoints / "reference.safetensors",
+    )
     too_long = (*examples.too_long, *held_out.too_long)
     lesson = Lesson(
         STAGE, section, seed, title=f"DPO on {pupil.source}", too_long=too_long, dropout=False
     )
-    taught = teach(pupil, lesson=lesson, tasks=tasks, places=places, progress=progress)
-    rewards = _implied_rewards(taught, measured, reference=reference, section=section)
-    ordered = ordering(scored(validation, held_out.kept, by_comparison(measured, rewards)))
+    taught = teach(pupil, lesson=lesson, tasks=heard.tasks, places=places, progress=progress)
+    ordered = ordering(scored(validation, held_out.kept, heard.implied_rewards(taught)))
     result = DpoResult(**dict(taught.result), ordering=ordered)
     card = _card(result, section=section, pupil=pupil, constitution=constitution)
     keep(taught, pupil=pupil, result=result, card=card, places=places)
     return result
 
 
+@dataclass
+class _Heard:
+    """Preferences, and what the reference says of their responses."""
+
+    examples: Mapping[str, Pair]
+    held_out: Mapping[str, Pair]
+    section: DpoConfig
+    identity: str
+    """Of the reference."""
+    at: Path
+    """Where its word is kept."""
+    compared: dict[str, Compared] = field(default_factory=dict["str", "Compared"])
+    """What is held out, as it is read."""
+    reference: Values = field(default_factory=dict["str", "tuple[float, ...]"])
+
+    def tasks(self, model: PreTrainedModel) -> Tasks:
+        """What the model is to learn; before it does, it is asked as the reference."""
+        section = self.section
+        layout = pair_layout(model, self.examples, section=section, stage=STAGE)
+        read = partial(together, layout=layout, tokens_per_batch=section.tokens_per_batch)
+        training = read(self.examples)
+        self.compared = read(self.held_out)
+        self.reference = kept_logprobs(
+            model,
+            _groups({**training, **self.compared}),
+            layout=layout,
+            tokens_per_batch=section.tokens_per_batch,
+            at=self.at,
+            identity=self.identity,
+        )
+        task = partial(
+            dpo_task, layout=layout, reference=self.reference, beta=section.beta, stage=STAGE
+        )
+        return Tasks(task(training), task(self.compared) if self.compared else None)
+
+    def implied_rewards(self, taught: Taught) -> Values:
+        """The rewards of both responses of what is held out: beta log(policy / reference)."""
+        groups = _groups(self.compared)
+        if not groups:
+            return {}
+        place(taught.model)
+        policy = logprobs_of(
+            taught.model,
+            groups,
+            layout=fitting_layout(taught.model, probe=list(groups.values())),
+            tokens_per_batch=self.section.tokens_per_batch,
+        )
+        rewards = {
+            name: tuple(
+                self.section.beta * (ours - theirs)
+                for ours, theirs in zip(policy[name], self.reference[name], strict=True)
+            )
+            for name in groups
+        }
+        return by_comparison(self.compared, rewards)
+
+
 def _groups(compared: Mapping[str, Compared]) -> dict[str, Group]:
     return {name: one.group for name, one in compared.items()}
-
-
-def _implied_rewards(
-    taught: Taught, compared: Mapping[str, Compared], *, reference: Values, section: DpoConfig
-) -> Values:
-    """The rewards of all responses: beta log(policy / reference)."""
-    groups = _groups(compared)
-    if not groups:
-        return {}
-    place(taught.model)
-    policy = logprobs_of(
-        taught.model,
-        groups,
-        layout=fitting_layout(taught.model, probe=list(groups.values())),
-        tokens_per_batch=section.tokens_per_batch,
-    )
-    return {
-        name: tuple(
-            section.beta * (ours - theirs)
-            for ours, theirs in zip(policy[name], reference[name], strict=True)
-        )
-        for name in groups
-    }
 
 
 def _card(

@@ -104,6 +104,16 @@ def test_a_rule_as_reward_is_learnt(rl):
     assert all(row.sampler_gap_nats < 1e-4 for row in rows)
 
 
+def test_what_speaks_at_a_temperature_learns_at_it_beside_a_reference_at_it(rl):
+    entropies = []
+    for temperature in (0.7, 1.0, 1.6):
+        (first, *_) = steps_of(rl(reward=says("ab"), steps=2, temperature=temperature)[1])
+        assert first.sampler_gap_nats < 1e-5
+        assert abs(first.kl_nats) < 1e-6
+        entropies.append(first.entropy_nats)
+    assert entropies == sorted(entropies)
+
+
 def test_what_was_loaded_in_half_precision_learns_in_full_and_speaks_in_half(rl):
     loaded = tiny()
     loaded = replace(loaded, model=loaded.model.to(torch.bfloat16))

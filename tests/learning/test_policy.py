@@ -12,12 +12,13 @@ def task_and_watch(new_model):
     """A policy, the task of two prompts with two responses each, and who watches it."""
     model, watch = new_model(), Watch()
     groups = {"a": Group((5, 6), ((7, 8), (9,))), "b": Group((5,), ((6,), (7, 8, 9)))}
-    said = logprobs_by_group(model, list(groups.values()), layout="rows", tokens_per_batch=64)
+    as_read = {"layout": "rows", "temperature": 1.3}
+    said = logprobs_by_group(model, list(groups.values()), tokens_per_batch=64, **as_read)
     rated = {
         name: Rated(group, advantages=torch.tensor([1.0, -1.0]), sampled_S=own, reference_S=own)
         for (name, group), own in zip(groups.items(), said, strict=True)
     }
-    return model, policy_task(rated, clip=0.2, kl_weight=0.1, layout="rows", watch=watch), watch
+    return model, policy_task(rated, clip=0.2, kl_weight=0.1, watch=watch, **as_read), watch
 
 
 def test_every_response_token_is_watched(task_and_watch):

@@ -1,6 +1,7 @@
 """The yardstick of the feedback half: on the same rows our losses and gradients are TRL's."""
 
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -232,32 +233,38 @@ def stepped(trainer, model, sampled):
     return step
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "bnpo"])
-def test_a_grpo_step_equals_trls_on_the_same_rollouts(trl, dataset, settings, new_model, loss_type):
+@pytest.mark.parametrize(
+    ("loss_type", "temperature"), [("dapo", 1.0), ("bnpo", 1.0), ("dapo", 1.4)]
+)
+def test_a_grpo_step_equals_trls_on_the_same_rollouts(
+    trl, dataset, settings, new_model, loss_type, temperature
+):
+    logprobs_at = partial(completion_logprobs, temperature=temperature)
     sampler, reference, model = new_model(seed=0), new_model(seed=1), new_model(seed=0)
     with torch.no_grad():
         # The policy has moved from what sampled, in both directions and beyond the clip.
         torch.manual_seed(5)
         for value in sampler.parameters():
             value += 0.3 * torch.randn_like(value)
-        sampled = completion_logprobs(sampler, ROLLOUTS, layout="rows")
-        kept = completion_logprobs(reference, ROLLOUTS, layout="rows")
+        sampled = logprobs_at(sampler, ROLLOUTS, layout="rows")
+        kept = logprobs_at(reference, ROLLOUTS, layout="rows")
+    options = {"loss_type": loss_type, "temperature": temperature}
     trainer = policy_trainer(
-        trl.GRPOTrainer, trl.GRPOConfig, new_model(seed=0), settings, dataset, loss_type=loss_type
+        trl.GRPOTrainer, trl.GRPOConfig, new_model(seed=0), settings, dataset, **options
     )
     trainer.rollout_func = lambda prompts, _: dict(
         zip(("prompt_ids", "completion_ids"), rollouts(prompts), strict=True), logprobs=None
     )
     # What its constructor does for a reference that it loads itself.
     trainer.beta, trainer.ref_model = KL_WEIGHT, reference
-    trl.trainer.grpo_trainer.add_fused_lm_head(reference)
+    trl.trainer.grpo_trainer.add_fused_lm_head(reference, temperature=temperature)
     theirs, expected, inputs = stepped(trainer, trainer.model, sampled)
 
     advantages = group_advantages(REWARDS_PG).flatten()
     assert torch.allclose(inputs["advantages"], advantages[order_of(inputs)], atol=1e-5)
     lengths = torch.tensor([len(completion) for completion in COMPLETIONS])
     for layout in LAYOUTS:
-        logprobs = completion_logprobs(model, ROLLOUTS, layout=layout)
+        logprobs = logprobs_at(model, ROLLOUTS, layout=layout)
         ratios = (logprobs - sampled).exp()
         assert ratios.min() < 1 - CLIP
         assert ratios.max() > 1 + CLIP

@@ -148,6 +148,9 @@ class ReinforceConfig(Section):
     """Answered by the policy as it is at that step."""
     group: int = Field(default=8, ge=2)
     """Responses sampled per prompt; each is measured against the others."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Of the responses, and of the policy that learns from them. Above 1 they show more of what it
+    rarely does; what it unlearns there it does still less at 1."""
     passes: int = Field(default=1, ge=1)
     """Times that a step's rollouts are learnt from."""
     updates: int = Field(default=1, ge=1)

@@ -84,17 +84,21 @@ def prepare_agent(loaded: Loaded, *, section: ReinforceConfig, capacity: int, se
 def _frozen(model: PreTrainedModel, *, section: ReinforceConfig) -> Reference:
     def logprobs(groups: Sequence[Group], layout: Layout) -> list[Tensor]:
         return logprobs_by_group(
-            model, groups, layout=layout, tokens_per_batch=section.tokens_per_batch
+            model,
+            groups,
+            layout=layout,
+            temperature=section.temperature,
+            tokens_per_batch=section.tokens_per_batch,
         )
 
     return logprobs
 
 
 def _adapters_off(model: PreTrainedModel, *, section: ReinforceConfig) -> Reference:
+    as_frozen = _frozen(model, section=section)
+
     def logprobs(groups: Sequence[Group], layout: Layout) -> list[Tensor]:
         with cast("Any", model).disable_adapter():
-            return logprobs_by_group(
-                model, groups, layout=layout, tokens_per_batch=section.tokens_per_batch
-            )
+            return as_frozen(groups, layout)
 
     return logprobs

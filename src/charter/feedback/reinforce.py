@@ -202,12 +202,16 @@ def _reason(training: Training) -> Stop | None:
 
 
 async def _watched_rollouts(training: Training) -> list[Rollouts]:
-    """One response to every watched prompt, always under the same seeds; processes share them."""
+    """One response to every watched prompt, always under the same seeds; processes share them.
+
+    At temperature 1, as evaluation asks, whatever the policy learns at.
+    """
     training.learner.model.eval()
     mine = await roll_out(
         share(training.watched),
         policy=training.agent.sampler,
         group=1,
+        temperature=1.0,
         max_new_tokens=training.section.max_new_tokens,
         seed=derive(training.seed, "look"),
     )

@@ -43,17 +43,18 @@ async def roll_out(
     *,
     policy: Model,
     group: int,
+    temperature: float,
     max_new_tokens: int,
     seed: int,
 ) -> list[Rollouts]:
-    """So many responses to each prompt, sampled at temperature 1 from the whole distribution.
+    """So many responses to each prompt, sampled at a temperature from the whole distribution.
 
     That is the distribution that the update scores; a narrower one would be another policy.
 
     Raises:
         BackendError: The policy could not answer.
     """
-    sampling = Sampling(temperature=1.0, max_new_tokens=max_new_tokens)
+    sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens)
 
     async def respond(prompt: Prompt) -> Rollouts:
         responses = await asyncio.gather(

@@ -135,6 +135,7 @@ async def _sampled(training: Training, step: int) -> list[_Rewarded]:
         share(chosen),
         policy=training.agent.sampler,
         group=section.group,
+        temperature=section.temperature,
         max_new_tokens=section.max_new_tokens,
         seed=derive(training.seed, "rollout", step),
     )
@@ -164,6 +165,7 @@ def _rated(
             training.learner.model,
             groups,
             layout=training.layout,
+            temperature=section.temperature,
             tokens_per_batch=section.tokens_per_batch,
         )
     return {
@@ -192,6 +194,7 @@ def _update(training: Training, rated: dict[str, Rated], *, step: int, watch: Wa
         rated,
         clip=section.clip,
         kl_weight=training.kl_weight,
+        temperature=section.temperature,
         layout=training.layout,
         watch=watch,
     )

@@ -42,7 +42,7 @@ class Watch:
     tokens: int = 0
     kl: float = 0.0
     surprise: float = 0.0
-    """Minus log-probability: at temperature 1 its mean is an estimate of the entropy."""
+    """Minus log-probability: its mean is an estimate of the entropy."""
     clipped: int = 0
     gap: float = 0.0
     """Distance between log-probabilities when sampled and when first trained on."""
@@ -82,7 +82,13 @@ def seen_by_all(watch: Watch) -> Watch:
 
 
 def policy_task(
-    rated: Mapping[str, Rated], *, clip: float, kl_weight: float, layout: Layout, watch: Watch
+    rated: Mapping[str, Rated],
+    *,
+    clip: float,
+    kl_weight: float,
+    temperature: float,
+    layout: Layout,
+    watch: Watch,
 ) -> Task:
     """The task of one step's rollouts.
 
@@ -93,13 +99,15 @@ def policy_task(
         rated: The rollouts, by prompt.
         clip: How far a token's probability ratio may move.
         kl_weight: Of KL(policy || reference) per token.
+        temperature: Of the policy, as it sampled and as it learns.
         layout: How a group is laid out for the model.
         watch: Hears what each batch shows, as far as it is this process's to learn from.
     """
 
     def loss(model: nn.Module, names: Sequence[str], *, watch: Watch = watch) -> Tensor:
         batch, device = [rated[name] for name in names], device_of(model)
-        new_S = completion_logprobs(model, [one.group for one in batch], layout=layout)
+        groups = [one.group for one in batch]
+        new_S = completion_logprobs(model, groups, layout=layout, temperature=temperature)
         reference_S = torch.cat([one.reference_S for one in batch]).to(device)
         before_S = new_S.detach()
         if all(one.before_S is not None for one in batch):
@@ -134,7 +142,12 @@ def _by_token(rated: Rated) -> Tensor:
 
 @torch.no_grad()
 def logprobs_by_group(
-    model: nn.Module, groups: Sequence[Group], *, layout: Layout, tokens_per_batch: int
+    model: nn.Module,
+    groups: Sequence[Group],
+    *,
+    layout: Layout,
+    temperature: float,
+    tokens_per_batch: int,
 ) -> list[Tensor]:
     """`logprobs_S` of every group under a model as it is, on the CPU, in batches of like length.
 
@@ -145,7 +158,8 @@ def logprobs_by_group(
     found: dict[int, Tensor] = {}
     mine = share(groups)
     for batch in _batches([group.tokens_in(layout) for group in mine], budget=tokens_per_batch):
-        logprobs_S = completion_logprobs(model, [mine[at] for at in batch], layout=layout).cpu()
+        asked = [mine[at] for at in batch]
+        logprobs_S = completion_logprobs(model, asked, layout=layout, temperature=temperature).cpu()
         sizes = [sum(map(len, mine[at].completions)) for at in batch]
         # Copies: what is sent of a part of a tensor is all of it.
         parts = (part.clone() for part in torch.split(logprobs_S, sizes))

@@ -120,13 +120,16 @@ def sound_layouts(
     return sound
 
 
-def completion_logprobs(model: nn.Module, groups: Sequence[Group], *, layout: Layout) -> Tensor:
-    """Every completion token's log-probability under a causal language model, at temperature 1.
+def completion_logprobs(
+    model: nn.Module, groups: Sequence[Group], *, layout: Layout, temperature: float = 1.0
+) -> Tensor:
+    """Every completion token's log-probability under a causal language model.
 
     Args:
         model: As it is, or wrapped.
         groups: At least one.
         layout: How they are laid out; a group that a sliding window cuts is laid out in `rows`.
+        temperature: That the model's scores are divided by.
 
     Returns:
         `logprobs_S`, in nats, in float32.
@@ -138,6 +141,8 @@ def completion_logprobs(model: nn.Module, groups: Sequence[Group], *, layout: La
     # float(): in bfloat16 a log-sum-exp over a vocabulary keeps two digits. Its difference from the
     # one score that is asked for takes half the memory of a log-softmax over all of them.
     scores_NV = logits_NV.float()
+    if temperature != 1.0:
+        scores_NV = scores_NV / temperature
     return scores_NV[scorer_S, targets_S] - scores_NV.logsumexp(dim=-1)[scorer_S]
 
 

@@ -118,6 +118,16 @@ def test_the_cost_counts_the_responses_that_are_compared_with_a_harmful_one(
     assert cost in line
 
 
+def test_a_mix_that_the_prompts_cannot_be_brought_to_is_a_mistake(config):
+    mix = "compare.mix={harmful: 0.4, benign: 0.4, borderline: 0.2}"
+    (problem,) = check_project(config, overrides=["learn=[sft, dpo]", mix]).problems
+    assert "compare.mix is" in problem
+    assert "Add prompts of the other kinds" in problem
+    assert not check_project(config, overrides=[mix]).problems  # nothing is compared
+    enough = "compare.mix={benign: 0.5}"
+    assert not check_project(config, overrides=["learn=[sft, dpo]", enough]).problems
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -12,9 +13,10 @@ from typing import Any
 from charter.config import STARTER, Config, PromptSource, load_config
 from charter.constitution import Constitution, load_constitution
 from charter.cost import cost
-from charter.errors import ConfigError, ConstitutionError
+from charter.errors import ConfigError, ConstitutionError, PromptError
+from charter.feedback.compare import require_mix
 from charter.feedback.rewards import PYTHON, named_function
-from charter.prompts import PromptCounts, check_pairs, check_prompts
+from charter.prompts import PromptCounts, check_pairs, check_prompts, read_prompts
 
 STARTER_PROJECT = Path(str(files("charter"))) / "starter"
 DEMO_CONFIG = STARTER_PROJECT / "charter.yaml"
@@ -149,6 +151,7 @@ def check_project(path: Path, *, overrides: Sequence[str] = ()) -> CheckReport:
         _check_sources("rl", config.prompts.rl, report)
     if config.compare.human is not None:
         report.problems.extend(str(problem) for problem in check_pairs(config.compare.human.path))
+    _check_mix(config, report)
     _check_models(config, report)
     _check_rewards(config, report)
     return report
@@ -166,6 +169,20 @@ def _check_sources(name: str, sources: Sequence[PromptSource], report: CheckRepo
     counts, problems = check_prompts(sources, system=report.config.prompts.system)
     report.prompts[name] = counts
     report.problems.extend(str(problem) for problem in problems)
+
+
+def _check_mix(config: Config, report: CheckReport) -> None:
+    """Looks whether the prompts of the feedback half can be brought to the stated mix of kinds."""
+    mix = config.compare.mix
+    if mix is None or not {"rl", "dpo"} & set(config.learn):
+        return
+    try:
+        prompts = read_prompts(config.prompts.rl or config.prompts.train)
+        require_mix(Counter(prompt.kind for prompt in prompts), mix=mix)
+    except PromptError:
+        return  # a missing file is a problem of its own
+    except ConfigError as error:
+        report.problems.append(str(error))
 
 
 def _check_models(config: Config, report: CheckReport) -> None:

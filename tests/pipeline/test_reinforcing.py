@@ -10,12 +10,12 @@ import torch
 from charter import cli
 from charter.config import ModelSource, ReinforceConfig, load_config
 from charter.console import Silent
-from charter.errors import ConfigError, GuardError, PromptError, RunError
+from charter.errors import ConfigError, GuardError, JudgementError, PromptError, RunError
 from charter.feedback.ordering import ordering
 from charter.feedback.scoring import load_scorer
 from charter.learning.scalar import padding_id, save_scalar_model, scalar_model
 from charter.models.loading import load
-from charter.pipeline import Request, run_pipeline, stages_of
+from charter.pipeline import Request, reinforcing, run_pipeline, stages_of
 from charter.pipeline.reinforcing import divided_prompts
 from charter.pipeline.reporting import write_report
 from charter.pipeline.rewarding import reward_scorer
@@ -187,6 +187,20 @@ def test_the_judge_as_reward_needs_no_reward_model(judged, taught):
     assert list(outcome.manifest.stages) == ["reinforce"]
     assert (folder / "models" / "rl" / "model.safetensors").exists()
     assert not (folder / "models" / "reward").exists()
+
+
+def test_of_many_comparisons_without_a_verdict_a_few_are_named(judged, taught, monkeypatch, caplog):
+    async def undecided(comparison, *, judge):
+        raise JudgementError("neither (A) nor (B)")
+
+    monkeypatch.setattr(reinforcing, "judge_comparison", undecided)
+    settings = ("reinforce.reward=judge", "reinforce.steps=5")
+    folder = taught(*settings)
+    with pytest.raises(GuardError, match="one and the same reward"):
+        run(judged, folder, *settings, only="reinforce")
+    named = [text for text in caplog.messages if "counts as even: neither (A) nor (B)" in text]
+    assert len(named) == 3
+    assert "comparisons in all count as even" in caplog.text
 
 
 def test_only_rl_by_a_trained_reward_model_has_a_stage_for_one(judged):

@@ -163,16 +163,25 @@ def at_most(chosen: Chosen, count: int | None, *, seed: int) -> Chosen:
     )
 
 
+def require_mix(counts: Mapping[Kind, int], *, mix: Mapping[Kind, float]) -> None:
+    """Refuses a mix that so many prompts of each kind cannot be brought to.
+
+    Raises:
+        ConfigError: The largest shares of their kinds do not add up to 1.
+    """
+    if counts and sum(mix.get(kind, 1.0) for kind in counts) < 1.0 - _ROUNDING:
+        raise ConfigError(
+            f"compare.mix is {dict(mix)}, but the prompts are {_listed(counts)}: their shares do "
+            "not add up to 1. Add prompts of the other kinds, or allow more of these."
+        )
+
+
 def _mixed(prompts: Sequence[Prompt], *, mix: Mapping[Kind, float], seed: int) -> list[Prompt]:
     ids = defaultdict[Kind, list[str]](list)
     for prompt in prompts:
         ids[prompt.kind].append(prompt.id)
     counts: dict[Kind, int] = {kind: len(found) for kind, found in ids.items()}
-    if prompts and sum(mix.get(kind, 1.0) for kind in counts) < 1.0 - _ROUNDING:
-        raise ConfigError(
-            f"compare.mix is {dict(mix)}, but the prompts are {_listed(counts)}: their shares do "
-            "not add up to 1. Add prompts of the other kinds, or allow more of these."
-        )
+    require_mix(counts, mix=mix)
     wanted = within_shares(counts, dict(mix))
     kept = frozenset[str]().union(
         *(drawn(ids[kind], count, seed=seed, purpose="mix") for kind, count in wanted.items())

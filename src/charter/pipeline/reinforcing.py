@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 _GENTLER = 0.1
 """RL's learning rate, of fine-tuning's: each step is a guess at a direction, not a known answer."""
+_NAMED = 3
+"""Comparisons without a verdict that are named; the rest are counted."""
 
 
 async def reinforce_stage(workspace: Workspace) -> Tally:
@@ -255,17 +257,29 @@ async def _referee(workspace: Workspace) -> AsyncGenerator[_Referee]:
     judging = config.models.judge or config.models.policy
     async with open_frozen(judging, journal=workspace.journal, stage="reinforce") as model:
         judge, _ = await open_judge(workspace, model, constitution=workspace.constitution)
+        undecided = 0
 
         async def versus(comparison: Comparison) -> float:
             try:
                 verdict = await judge_comparison(comparison, judge=judge)
             except (JudgementError, OverlongError) as error:
-                _log.warning("comparison %s counts as even: %s", comparison.id, error)
+                nonlocal undecided
+                undecided += 1
+                if undecided <= _NAMED:
+                    _log.warning("comparison %s counts as even: %s", comparison.id, error)
                 return 0.5
             return 0.5 if verdict is None else verdict.preference.p_first
 
         section = config.compare.model_dump(mode="json", include=SHAPES_VERDICTS)
-        yield _Referee(versus, content_hash([model.fingerprint, judge.threshold, section]))
+        try:
+            yield _Referee(versus, content_hash([model.fingerprint, judge.threshold, section]))
+        finally:
+            if undecided > _NAMED:
+                _log.warning(
+                    "%d comparisons in all count as even, since the judge did not decide them: see "
+                    "the first ones above. Name another `models.judge` if they are many",
+                    undecided,
+                )
 
 
 async def _unasked(comparison: Comparison) -> float:

@@ -19,6 +19,7 @@ from charter.models.network import Network
 from charter.models.rows import Reading, Rows
 from charter.models.sampling import draw, uniforms
 from charter.models.slots import BLOCK, Extents, Prefix, Slot, Slots
+from charter.models.waiting import Waiting
 
 _CPU_ROWS, _GPU_ROWS = 1024, 8192
 """Tokens that one step reads, about."""
@@ -64,7 +65,7 @@ class Scheduler:
         """`capacity` is the number of slots, `rows` how many tokens a step reads, about."""
         self._network = network
         self._most_bytes = _SHARE_OF_MEMORY * network.free_bytes()
-        self._waiting: dict[Call, np.ndarray] = {}
+        self._waiting = Waiting()
         self._begin(capacity)
         self._now = 0
         on_cpu = network.device.type == "cpu"
@@ -85,7 +86,7 @@ class Scheduler:
 
     def add(self, call: Call) -> None:
         """One more call, to be begun as soon as there is room."""
-        self._waiting[call] = np.array(call.ids)
+        self._waiting.add(call)
 
     def restart(self, *, capacity: int) -> None:
         """Forgets all keys and values; calls that were begun wait again, with what they have.
@@ -98,13 +99,13 @@ class Scheduler:
         waiting = [*begun, *self._waiting]
         self._network.weights_changed()
         self._begin(capacity)
-        self._waiting = {}
+        self._waiting = Waiting()
         for call in sorted(waiting, key=lambda call: call.number):
             self.add(call)
 
     def drop_all(self) -> None:
         """Forgets all calls, and all keys and values."""
-        self._waiting = {}
+        self._waiting = Waiting()
         self._begin(self._slots.count)
 
     def _begin(self, capacity: int) -> None:
@@ -217,7 +218,7 @@ class Scheduler:
         extents = self._slots.extents()
         for call, ids in list(islice(self._waiting.items(), _EXAMINED + len(free))):
             if call.result.cancelled():
-                del self._waiting[call]
+                self._waiting.remove(call)
             elif not free:
                 return
             elif self._waits_still(call):
@@ -225,7 +226,7 @@ class Scheduler:
             elif origin := self._origin(call, ids, extents):
                 slot = self._chosen(origin, free)
                 self._seat(call, ids, slot, origin)
-                del self._waiting[call]
+                self._waiting.remove(call)
                 free.remove(slot)
                 extents = self._slots.extents()
 
@@ -272,14 +273,9 @@ class Scheduler:
         active = [slot for slot in self._slots.slots if slot.call]
         if most < BLOCK or len(self._waiting) + len(active) < _POPULAR:
             return 0
-        counts = [int(common[slot.index]) for slot in active]
-        head = ids[:most]
-        for other in self._waiting.values():
-            differs = other[:most] != head[: len(other)]
-            counts.append(int(differs.argmax()) if differs.any() else len(differs))
-        if len(counts) < _POPULAR:
-            return 0
-        return min(sorted(counts)[-_POPULAR], most) // BLOCK * BLOCK
+        begun = common[[slot.index for slot in active]]
+        counts = np.sort(np.concatenate([begun, self._waiting.common(ids[:most])]))
+        return min(int(counts[-_POPULAR]), most) // BLOCK * BLOCK
 
     def _store(self, source: Slot, *, length: int) -> Prefix | None:
         """A new prefix, in the place of the one that was not used for longest."""

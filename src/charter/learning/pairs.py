@@ -4,7 +4,7 @@ Both learn from the same soft labels. They differ in what a response is worth: w
 says, or log(policy / reference). A prompt and each of its responses are read once for all the
 comparisons that they are in, which meet in one optimizer step.
 
-Source: Ouyang et al. 2022 (InstructGPT, arXiv 2203.02155), sec. 3.4: all comparisons of a prompt as
+Source: Ouyang et al. 2022 (InstructGPT, arXiv 2203.02155), sec. 3.5: all comparisons of a prompt as
 one element of a batch, for speed and against overfitting.
 
 Axes: R responses of some groups (groups and responses in order), C comparisons.

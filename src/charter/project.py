@@ -177,7 +177,8 @@ def _check_mix(config: Config, report: CheckReport) -> None:
     if mix is None or not {"rl", "dpo"} & set(config.learn):
         return
     try:
-        prompts = read_prompts(config.prompts.rl or config.prompts.train)
+        sources = config.prompts.rl or config.prompts.train
+        prompts = read_prompts(sources, system=config.prompts.system)
         require_mix(Counter(prompt.kind for prompt in prompts), mix=mix)
     except PromptError:
         return  # a missing file is a problem of its own
